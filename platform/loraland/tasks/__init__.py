@@ -1,0 +1,1 @@
+"""Tasks: prompts, columns, targets, metrics and sources of rows."""
