@@ -1,0 +1,1 @@
+"""Adapters at rest: names, cards, folders, what may enter, and the registry that keeps them."""
