@@ -1,0 +1,1 @@
+"""Training: from rows to an adapter, one cell at a time."""

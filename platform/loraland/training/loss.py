@@ -1,0 +1,62 @@
+"""The loss on answers only, with logits computed at no other position.
+
+Over a large vocabulary the output head is a good part of a step's cost, and all but a few positions
+are prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from loraland.training.examples import Example
+
+
+def summed_loss(model: PreTrainedModel, examples: Sequence[Example], pad_id: int) -> Tensor:
+    """The sum over examples of each one's mean negative log-likelihood per supervised token (nats).
+
+    Scalar, differentiable. Divide by the number of examples of the update to get its loss: the same
+    number however the update is split into forward passes.
+    """
+    ids, mask = _padded(examples, pad_id, model.device)  # (rows, longest)
+    hidden = model.get_decoder()(
+        input_ids=ids, attention_mask=mask, use_cache=False
+    ).last_hidden_state
+    rows, places, weights = _supervised(examples, model.device)  # each (supervised,)
+    logits = model.get_output_embeddings()(
+        hidden[rows, places - 1]
+    ).float()  # (supervised, vocabulary)
+    return (functional.cross_entropy(logits, ids[rows, places], reduction="none") * weights).sum()
+
+
+def _padded(
+    examples: Sequence[Example], pad_id: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    longest = max(len(example.ids) for example in examples)
+    ids = torch.full((len(examples), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, example in enumerate(examples):
+        ids[row, : len(example.ids)] = torch.tensor(example.ids)
+        mask[row, : len(example.ids)] = 1
+    return ids.to(device), mask.to(device)
+
+
+def _supervised(examples: Sequence[Example], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, place and weight of every supervised token; the weights of one example sum to 1."""
+    rows: list[int] = []
+    places: list[int] = []
+    weights: list[float] = []
+    for row, example in enumerate(examples):
+        count = len(example.supervised)
+        rows += [row] * count
+        places += range(example.prompt_tokens, len(example.ids))
+        weights += [1.0 / count] * count
+    return (
+        torch.tensor(rows, device=device),
+        torch.tensor(places, device=device),
+        torch.tensor(weights, device=device),
+    )
