@@ -1,0 +1,394 @@
+"""The reference engine: static batches over PEFT, obviously right; the oracle of faster ones.
+
+Takes waiting requests in order, runs them as one mixed batch until the last row ends, then takes
+the next. All bookkeeping (queue, leases, events) happens on the event loop. All work on the model
+happens in one worker thread, one step or one load at a time, so that no adapter changes under a
+forward pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers import PreTrainedModel
+
+from loraland.bases.loading import LoadedBase
+from loraland.engine import sampling
+from loraland.engine.mixed import MixedBatch, MixedModel
+from loraland.engine.protocol import Event, Finished, Request, Resident, Stats, Token
+from loraland.engine.sampling import Chooser
+from loraland.errors import (
+    ContextTooLong,
+    EngineBusy,
+    EngineFailed,
+    EngineStopped,
+    InvalidRequest,
+    LoraLandError,
+    UnknownModel,
+    did_you_mean,
+)
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Adapter:
+    """A loaded adapter."""
+
+    name: str  # inside the model
+    size_bytes: int
+    leases: int = 0
+    leaving: bool = False  # unloaded by the user; goes with its last lease
+
+
+@dataclass(slots=True, eq=False)
+class _Ticket:
+    """A request on its way through the engine."""
+
+    request: Request
+    adapter: _Adapter | None
+    chooser: Chooser
+    events: asyncio.Queue[Event | LoraLandError] = field(default_factory=asyncio.Queue)
+    submitted: float = field(default_factory=time.perf_counter)
+    started: float | None = None
+    first_token: float | None = None
+    sent: int = 0  # tokens given to the caller
+    computed: int = 0  # tokens the model chose, a stop token included
+    cancelled: bool = False
+    ended: bool = False
+
+
+class ReferenceEngine:
+    """`Engine` over PEFT mixed batches. Make it and call it on one running event loop."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        context_tokens: int,
+        max_batch: int = 16,
+        max_waiting: int = 256,
+    ) -> None:
+        """A frozen model in eval mode, which the engine now owns: adapters are put into its layers.
+
+        `max_batch` rows run together; `max_waiting` more may queue, then EngineBusy.
+        """
+        self.context_tokens = context_tokens
+        self._model = MixedModel(model)
+        self._max_batch, self._max_waiting = max_batch, max_waiting
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="reference-engine")
+        self._waiting: deque[_Ticket] = deque()
+        self._tickets: dict[str, _Ticket] = {}  # under way, by request id
+        self._adapters: dict[str, _Adapter] = {}
+        self._loads: dict[str, asyncio.Task[None]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self._pump: asyncio.Task[None] | None = None
+        self._closed = False
+        self._requests = self._finished = self._prompt_tokens = self._generated_tokens = 0
+
+    @classmethod
+    def of(
+        cls, base: LoadedBase, *, max_batch: int = 16, max_waiting: int = 256
+    ) -> ReferenceEngine:
+        """An engine over a loaded base, with the base's context."""
+        return cls(
+            base.model,
+            context_tokens=base.entry.context_tokens,
+            max_batch=max_batch,
+            max_waiting=max_waiting,
+        )
+
+    # Adapters
+
+    async def load(self, version: str, folder: Path) -> None:
+        """See `Engine.load`. Waits for the step that runs, not for its batch."""
+        self.check_open()
+        if (adapter := self._adapters.get(version)) is not None:
+            adapter.leaving = False
+            return
+        if version not in self._loads:
+            self._loads[version] = asyncio.create_task(self._load(version, folder))
+        # The load is shared: a caller that gives up does not end it for the others.
+        await asyncio.shield(self._loads[version])
+
+    async def _load(self, version: str, folder: Path) -> None:
+        try:
+            held = await self._work(self._model.add, folder)
+            self._adapters[version] = _Adapter(held.name, held.size_bytes)
+        finally:
+            del self._loads[version]
+
+    async def unload(self, version: str) -> None:
+        """See `Engine.unload`. With leases out it returns at once. Unknown versions are ignored."""
+        if (load := self._loads.get(version)) is not None:
+            await asyncio.wait([load])
+        if (adapter := self._adapters.get(version)) is None:
+            return
+        adapter.leaving = True
+        if adapter.leases == 0:
+            del self._adapters[version]
+            await self._work(self._model.remove, adapter.name)
+
+    def _release(self, ticket: _Ticket) -> None:
+        if (adapter := ticket.adapter) is None:
+            return
+        adapter.leases -= 1
+        if adapter.leaving and adapter.leases == 0 and ticket.request.adapter and not self._closed:
+            del self._adapters[ticket.request.adapter]
+            # The worker takes it out after any step that has begun with it.
+            self._spawn(self._work(self._model.remove, adapter.name))
+
+    def residency(self) -> list[Resident]:
+        """See `Engine.residency`."""
+        return [
+            Resident(v, adapter.leases, adapter.size_bytes) for v, adapter in self._adapters.items()
+        ]
+
+    # Requests
+
+    def submit(self, request: Request) -> AsyncIterator[Event]:
+        """See `Engine.submit`."""
+        self.check_open()
+        self._check(request)
+        adapter = self._find(request.adapter)
+        if len(self._waiting) >= self._max_waiting:
+            raise EngineBusy(
+                f"busy: {len(self._waiting)} requests are waiting already; retry after a second"
+            )
+        ticket = _Ticket(request, adapter, Chooser(request.sampling))
+        if adapter is not None:
+            adapter.leases += 1
+        self._tickets[request.id] = ticket
+        self._waiting.append(ticket)
+        self._requests += 1
+        if self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._serve())
+        return _Stream(self, ticket)
+
+    def _check(self, request: Request) -> None:
+        sampling.check(request.sampling)
+        prompt, wanted = len(request.prompt_ids), request.sampling.max_new_tokens
+        if request.id in self._tickets:
+            raise InvalidRequest(
+                f"a request with id '{request.id}' is under way; ids must be unique"
+            )
+        if prompt == 0:
+            raise InvalidRequest("the prompt has no tokens; give at least one")
+        if prompt + wanted > self.context_tokens:
+            raise ContextTooLong(
+                f"the prompt has {prompt} tokens and the answer may have {wanted}, together more "
+                f"than the {self.context_tokens} of this base; shorten the prompt, "
+                "or ask for fewer tokens"
+            )
+        if not all(0 <= token < self._model.vocabulary for token in request.prompt_ids):
+            raise InvalidRequest(f"prompt token ids must be from 0 to {self._model.vocabulary - 1}")
+
+    def _find(self, version: str | None) -> _Adapter | None:
+        if version is None:
+            return None
+        adapter = self._adapters.get(version)
+        if adapter is None or adapter.leaving:
+            ready = [name for name, held in self._adapters.items() if not held.leaving]
+            raise UnknownModel(f"adapter '{version}' is not loaded; {did_you_mean(version, ready)}")
+        return adapter
+
+    def cancel(self, request_id: str) -> None:
+        """See `Engine.cancel`. A row that runs leaves its batch at the end of the step."""
+        if (ticket := self._tickets.get(request_id)) is not None:
+            self._cancel(ticket)
+
+    def _cancel(self, ticket: _Ticket) -> None:
+        if ticket.ended:
+            return
+        ticket.cancelled = True
+        if ticket.started is None:
+            self._waiting.remove(ticket)
+            self._finish(ticket, "cancelled")
+
+    def stats(self) -> Stats:
+        """See `Engine.stats`."""
+        return Stats(
+            requests=self._requests,
+            finished=self._finished,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=self._generated_tokens,
+            waiting=len(self._waiting),
+            running=len(self._tickets) - len(self._waiting),
+        )
+
+    async def close(self) -> None:
+        """See `Engine.close`. Takes all adapters out, so that the model is the base alone again."""
+        if self._closed:
+            return
+        self._closed = True
+        for ticket in list(self._tickets.values()):
+            self._fail(
+                ticket, EngineStopped("the engine was closed; ask another replica, or retry")
+            )
+        self._waiting.clear()
+        under_way = {
+            task for task in (self._pump, *self._background, *self._loads.values()) if task
+        }
+        if under_way:
+            await asyncio.wait(under_way)
+        for adapter in self._adapters.values():
+            await self._work(self._model.remove, adapter.name)
+        self._adapters.clear()
+        self._worker.shutdown(wait=True)
+
+    # The loop
+
+    async def _serve(self) -> None:
+        while self._waiting:
+            batch = [
+                self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))
+            ]
+            try:
+                await self._run(batch)
+            except Exception as error:
+                logger.exception("a batch of %d requests failed", len(batch))
+                reason = f"a step of the model failed: {type(error).__name__}: {error}"
+                for ticket in batch:
+                    self._fail(ticket, EngineFailed(reason))
+            finally:
+                for ticket in batch:
+                    self._fail(
+                        ticket, EngineStopped("the engine stopped during the request; retry")
+                    )
+
+    async def _run(self, tickets: list[_Ticket]) -> None:
+        """One batch from its prompts to its last token."""
+        for ticket in tickets:
+            ticket.started = time.perf_counter()
+            self._prompt_tokens += len(ticket.request.prompt_ids)
+        prompts = [ticket.request.prompt_ids for ticket in tickets]
+        names = [ticket.adapter.name if ticket.adapter else None for ticket in tickets]
+        batch: MixedBatch = await self._work(self._model.start, prompts, names)
+        while True:
+            choices = await self._work(_choose, batch, [ticket.chooser for ticket in tickets])
+            going = [
+                (row, token)
+                for row, choice in enumerate(choices)
+                if (token := self._deliver(tickets[row], choice)) is not None
+            ]
+            if not going:
+                return
+            tickets = [tickets[row] for row, _ in going]
+            await self._work(batch.advance, *zip(*going, strict=True))
+
+    def _deliver(self, ticket: _Ticket, choice: int | EngineFailed) -> int | None:
+        """Send what a row's last step gave. The token when the row goes on, None when it ended."""
+        if ticket.ended:
+            return None
+        if isinstance(choice, EngineFailed):
+            self._fail(ticket, choice)
+            return None
+        wishes = ticket.request.sampling
+        ticket.computed += 1
+        self._generated_tokens += 1
+        if ticket.cancelled:
+            reason = "cancelled"
+        elif choice in wishes.stop_token_ids:
+            reason = "stop"
+        else:
+            ticket.first_token = ticket.first_token or time.perf_counter()
+            ticket.events.put_nowait(Token(choice, ticket.sent))
+            ticket.sent += 1
+            if ticket.sent < wishes.max_new_tokens:
+                return choice
+            reason = "length"
+        self._finish(ticket, reason)
+        return None
+
+    def _finish(self, ticket: _Ticket, reason: str) -> None:
+        now = time.perf_counter()
+        started = now if ticket.started is None else ticket.started
+        first = now if ticket.first_token is None else ticket.first_token
+        self._end(
+            ticket,
+            Finished(
+                reason=reason,
+                prompt_tokens=len(ticket.request.prompt_ids),
+                generated_tokens=ticket.computed,
+                queue_ms=(started - ticket.submitted) * 1000,
+                first_token_ms=(first - ticket.submitted) * 1000,
+                total_ms=(now - ticket.submitted) * 1000,
+            ),
+        )
+
+    def _fail(self, ticket: _Ticket, error: LoraLandError) -> None:
+        if not ticket.ended:
+            self._end(ticket, error)
+
+    def _end(self, ticket: _Ticket, last: Finished | LoraLandError) -> None:
+        ticket.ended = True
+        ticket.events.put_nowait(last)
+        del self._tickets[ticket.request.id]
+        self._finished += 1
+        self._release(ticket)
+
+    # The worker
+
+    async def _work(self, call: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, call, *args)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def check_open(self) -> None:
+        """Raises EngineStopped once the engine was closed."""
+        if self._closed:
+            raise EngineStopped("the engine was closed; make a new one, or ask another replica")
+
+
+def _choose(batch: MixedBatch, choosers: list[Chooser]) -> list[int | EngineFailed]:
+    """The next token of each row; a row with damaged logits gives an error and harms no other."""
+    choices: list[int | EngineFailed] = []
+    for chooser, logits in zip(choosers, batch.logits, strict=True):
+        try:
+            choices.append(chooser.choose(logits))
+        except EngineFailed as error:
+            choices.append(error)
+    return choices
+
+
+class _Stream:
+    """The events of one request. Closing it, or letting go of it, cancels the request."""
+
+    def __init__(self, engine: ReferenceEngine, ticket: _Ticket) -> None:
+        self._engine, self._ticket = engine, ticket
+        self._loop = asyncio.get_running_loop()
+        self._exhausted = False
+
+    def __aiter__(self) -> _Stream:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._exhausted:
+            raise StopAsyncIteration
+        event = await self._ticket.events.get()
+        self._exhausted = not isinstance(event, Token)
+        if isinstance(event, LoraLandError):
+            raise event
+        return event
+
+    async def aclose(self) -> None:
+        """Cancel the request if it is under way, and give no more events."""
+        self._exhausted = True
+        self._engine._cancel(self._ticket)
+
+    def __del__(self) -> None:
+        # May run in any thread, and after the loop: only a running loop has anything to cancel.
+        if not self._ticket.ended and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._engine._cancel, self._ticket)
