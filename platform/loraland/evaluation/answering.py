@@ -1,0 +1,92 @@
+"""Puts the items of a task to models through an engine, greedily, and grades what comes back.
+
+Base and adapters get the same prompts, in the same batches. Answers that do not come count as
+wrong.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from transformers import PreTrainedTokenizerBase
+
+from loraland.engine.protocol import Engine, Request, Sampling
+from loraland.engine.text import Completion, complete_all, encode
+from loraland.errors import LoraLandError
+from loraland.evaluation.samples import Sample
+from loraland.tasks.grading import grader_for
+from loraland.tasks.task import Item, Task
+
+Model = str | None  # a version loaded into the engine, or None for the base
+
+
+async def answer(
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    stop_token_ids: frozenset[int],
+    task: Task,
+    items: Sequence[Item],
+    models: Sequence[Model],
+    on_done: Callable[[], None] | None = None,
+) -> Mapping[Model, list[Sample]]:
+    """The graded answers of each model to each item, in the order of the items."""
+    sampling = Sampling(max_new_tokens=task.max_new_tokens, stop_token_ids=stop_token_ids)
+    asked = [(model, index) for index in range(len(items)) for model in models]
+    requests = [
+        Request(
+            f"{model or 'base'}#{index}", encode(tokenizer, items[index].prompt), model, sampling
+        )
+        for model, index in asked
+    ]
+    tell = None if on_done is None else lambda _: on_done()
+    # Many bases begin with a line break; taking that for the end of their answer would flatter the
+    # adapter.
+    answers = await complete_all(engine, tokenizer, requests, task.stop, trim=True, on_done=tell)
+    samples: dict[Model, list[Sample]] = {model: [] for model in models}
+    for (model, index), given in zip(asked, answers, strict=True):
+        samples[model].append(_sample(index, items[index], given))
+    return {model: grade(task, rows) for model, rows in samples.items()}
+
+
+def grade(task: Task, samples: Sequence[Sample]) -> list[Sample]:
+    """The same samples graded by the task's grader; needs no model. Raises MetricUnavailable."""
+    grader = grader_for(task)
+    graded = []
+    for sample in samples:
+        if sample.failure is not None:
+            graded.append(replace(sample, parsed=None, score=0.0))
+            continue
+        item = Item(sample.prompt, sample.target, json.loads(sample.row))
+        parsed, score = grader.grade(sample.output, item)
+        graded.append(replace(sample, parsed=parsed, score=score))
+    return graded
+
+
+def _sample(index: int, item: Item, given: Completion | LoraLandError) -> Sample:
+    row = json.dumps(dict(item.row), sort_keys=True, ensure_ascii=False, default=str)
+    unanswered = Sample(
+        item=index,
+        prompt=item.prompt,
+        target=item.target,
+        row=row,
+        output="",
+        parsed=None,
+        score=0.0,
+        failure=None,
+        finish_reason="failed",
+        prompt_tokens=0,
+        tokens=0,
+        ms=0.0,
+    )
+    if isinstance(given, LoraLandError):
+        return replace(unanswered, failure=f"{given.code}: {given.message}")
+    return replace(
+        unanswered,
+        output=given.text.strip(),
+        finish_reason=given.finish_reason,
+        prompt_tokens=given.prompt_tokens,
+        tokens=given.generated_tokens,
+        ms=round(given.total_ms, 1),
+    )

@@ -1,0 +1,178 @@
+"""Judges one adapter against its base on the same held-out items, and keeps every answer.
+
+Samples are stored under a key of all that made them, so that a base is asked once per task and
+data, and a score can be computed again from storage alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loraland.adapters.card import Score, utc_now
+from loraland.bases.loading import LoadedBase
+from loraland.engine.reference import ReferenceEngine
+from loraland.engine.text import stop_token_ids
+from loraland.evaluation.answering import Model, answer, grade
+from loraland.evaluation.samples import Sample, read_samples, write_samples
+from loraland.evaluation.statistics import CONFIDENCE, mean_interval, paired_interval
+from loraland.storage import Storage
+from loraland.tasks.sources import Split
+from loraland.tasks.task import Item, Task
+
+BATCH = 16  # rows of one forward pass
+
+OnAnswer = Callable[[int, int], None]  # answers so far, answers in all
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """The items that a model of one base is judged on, and where its samples go."""
+
+    task: Task
+    items: tuple[Item, ...]
+    data_source: str
+    data_fingerprint: str
+    base_name: str
+    base_fingerprint: str
+    precision: str
+
+    @classmethod
+    def of(
+        cls, task: Task, split: Split, base_name: str, base_fingerprint: str, precision: str
+    ) -> Exam:
+        """The exam of a task's held-out split for the models of a base at a precision."""
+        items = tuple(task.for_split("test").item(row) for row in split.rows)
+        return cls(
+            task, items, split.source, split.fingerprint, base_name, base_fingerprint, precision
+        )
+
+    def stamp(self, version: Model) -> dict[str, Any]:
+        """All that decides the answers of a model, but the engine's rounding."""
+        return {
+            "base": self.base_name,
+            "base_fingerprint": self.base_fingerprint,
+            "precision": self.precision,
+            "task": self.task.name,
+            "version": version,
+            "data_source": self.data_source,
+            "data_fingerprint": self.data_fingerprint,
+            "items": len(self.items),
+            "prompts": hashlib.sha256(
+                json.dumps([item.prompt for item in self.items]).encode()
+            ).hexdigest(),
+            "stop": list(self.task.stop),
+            "max_new_tokens": self.task.max_new_tokens,
+            "sampling": "greedy",
+        }
+
+    def path(self, version: Model) -> str:
+        """Where the samples of a model lie, below the storage root."""
+        stamp = json.dumps(self.stamp(version), sort_keys=True).encode()
+        key = hashlib.sha256(stamp).hexdigest()[:12]
+        return f"samples/{self.base_name}/{self.task.name}/{version or 'base'}-{key}.parquet"
+
+
+def judge(
+    base: LoadedBase,
+    folder: Path,
+    version: str,
+    exam: Exam,
+    storage: Storage,
+    *,
+    fresh: bool = False,
+    on_answer: OnAnswer | None = None,
+) -> Score:
+    """Ask the base and the adapter in `folder` every item, store the samples, and score them.
+
+    Models whose samples are stored already are not asked again, unless `fresh`.
+    """
+    models: list[Model] = [None, version]
+    missing = [model for model in models if fresh or not storage.exists(exam.path(model))]
+    if missing:
+        found = asyncio.run(_ask(base, folder, version, exam, missing, on_answer))
+        for model, samples in found.items():
+            write_samples(storage, exam.path(model), samples, exam.stamp(model))
+    return regrade(exam.task, exam.path(version), exam.path(None), exam.data_source, storage)
+
+
+def regrade(
+    task: Task, samples: str, base_samples: str, data_source: str, storage: Storage
+) -> Score:
+    """The score of stored samples, graded anew. Needs no model. Raises SamplesMissing."""
+    ours = grade(task, read_samples(storage, samples)[0])
+    theirs = grade(task, read_samples(storage, base_samples)[0])
+    return score(task, ours, theirs, samples, base_samples, data_source)
+
+
+def score(
+    task: Task,
+    ours: Sequence[Sample],
+    theirs: Sequence[Sample],
+    samples: str,
+    base_samples: str,
+    data_source: str,
+) -> Score:
+    """Means with intervals, and the paired lift.
+
+    Raises ValueError when the items are not the same.
+    """
+    if [s.prompt for s in ours] != [s.prompt for s in theirs]:
+        raise ValueError(f"{samples} and {base_samples} answer different items")
+    mean = mean_interval([s.score for s in ours])
+    base = mean_interval([s.score for s in theirs])
+    lift = paired_interval([s.score for s in ours], [s.score for s in theirs])
+    return Score(
+        metric=task.metric,
+        items=len(ours),
+        mean=mean.mean,
+        low=mean.low,
+        high=mean.high,
+        base_mean=base.mean,
+        base_low=base.low,
+        base_high=base.high,
+        lift=lift.mean,
+        lift_low=lift.low,
+        lift_high=lift.high,
+        unparsable=sum(s.parsed is None for s in ours),
+        base_unparsable=sum(s.parsed is None for s in theirs),
+        failures=sum(s.failure is not None for s in [*ours, *theirs]),
+        confidence=CONFIDENCE,
+        samples=samples,
+        base_samples=base_samples,
+        data_source=data_source,
+        created=utc_now(),
+    )
+
+
+async def _ask(
+    base: LoadedBase,
+    folder: Path,
+    version: str,
+    exam: Exam,
+    models: Sequence[Model],
+    on_answer: OnAnswer | None,
+) -> dict[Model, list[Sample]]:
+    total, done = len(models) * len(exam.items), 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        if on_answer is not None:
+            on_answer(done, total)
+
+    engine = ReferenceEngine.of(base, max_batch=BATCH)
+    try:
+        if version in models:
+            await engine.load(version, folder)
+        stops = stop_token_ids(base.tokenizer, base.model)
+        return dict(
+            await answer(engine, base.tokenizer, stops, exam.task, exam.items, models, count)
+        )
+    finally:
+        await engine.close()

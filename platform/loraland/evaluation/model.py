@@ -1,0 +1,102 @@
+"""Evaluates a published adapter: from its stored samples, or by asking everything anew.
+
+The same items as the stored score, so that the two can be held against each other.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from loraland.adapters.card import Card, Score
+from loraland.adapters.names import ModelName
+from loraland.adapters.registry import Registry
+from loraland.bases.expansion import expand_for_inference
+from loraland.bases.loading import find_base, load_base
+from loraland.errors import AdapterRejected, SamplesMissing
+from loraland.evaluation.judge import Exam, OnAnswer, judge, regrade
+from loraland.storage import Storage
+from loraland.tasks.catalogue import get_task
+from loraland.tasks.sources import load_split
+
+MAX_ITEMS = 200  # of an adapter that has no score yet
+
+
+class Evaluation(NamedTuple):
+    """A score computed now, and the one that was stored before."""
+
+    model: str  # base/task@version
+    computed: Score
+    stored: Score | None
+
+    @property
+    def reproduced(self) -> bool | None:
+        """Whether every number of the stored score came out again; None when there was none."""
+        if self.stored is None:
+            return None
+        when = {"created"}
+        return self.computed.model_dump(exclude=when) == self.stored.model_dump(exclude=when)
+
+
+def regrade_model(name: str, storage: Storage) -> Evaluation:
+    """Grade the stored samples of an adapter again.
+
+    Loads no model. Raises SamplesMissing, UnknownModel.
+    """
+    registry = Registry(storage)
+    resolved = registry.resolve(name)
+    stored = _newest(registry.card(resolved))
+    if stored is None:
+        raise SamplesMissing(
+            f"{resolved} was never judged; `loraland evaluate {name} --fresh` does it"
+        )
+    task = get_task(str(resolved.task))
+    computed = regrade(task, stored.samples, stored.base_samples, stored.data_source, storage)
+    return Evaluation(str(resolved), computed, stored)
+
+
+def evaluate_model(
+    name: str,
+    storage: Storage,
+    *,
+    base: str | None = None,
+    max_items: int | None = None,
+    on_answer: OnAnswer | None = None,
+) -> Evaluation:
+    """Ask an adapter and its base every item anew, and put the score on the card.
+
+    `base` is a path when the base is not in the catalogue. `max_items` defaults to the number of
+    the stored score. Raises AdapterRejected when the base is not the one the adapter was trained
+    on.
+    """
+    registry = Registry(storage)
+    resolved = registry.resolve(name)
+    card = registry.card(resolved)
+    stored = _newest(card)
+    task = get_task(str(resolved.task))
+    limit = max_items or (stored.items if stored else MAX_ITEMS)
+    split = load_split(task, "test", limit=limit)
+    loaded = load_base(find_base(base or card.base), card.precision)
+    _require_base(card, resolved, loaded.fingerprint)
+    expand_for_inference(loaded)
+    exam = Exam.of(task, split, card.base, card.base_fingerprint, card.precision)
+    with tempfile.TemporaryDirectory(prefix="loraland-") as place:
+        folder = registry.fetch(resolved, Path(place))
+        version = str(resolved.version)
+        computed = judge(loaded, folder, version, exam, storage, fresh=True, on_answer=on_answer)
+    registry.put_card(resolved, registry.card(resolved).with_score(computed))
+    return Evaluation(str(resolved), computed, stored)
+
+
+def _newest(card: Card) -> Score | None:
+    return max(card.scores, key=lambda score: score.created, default=None)
+
+
+def _require_base(card: Card, name: ModelName, fingerprint: str) -> None:
+    if card.base_fingerprint != fingerprint:
+        raise AdapterRejected(
+            f"{name} was trained on a base '{card.base}' with fingerprint "
+            f"{card.base_fingerprint[:12]}, the one here has {fingerprint[:12]}; use the same "
+            "weights, or train again"
+        )

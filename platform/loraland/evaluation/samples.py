@@ -1,0 +1,81 @@
+"""Every answer a model gave, as rows of Parquet: what was asked, said, understood and scored.
+
+A score is computed from these rows alone, so that grading again needs no model.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from loraland.errors import SamplesMissing
+from loraland.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One answer to one item."""
+
+    item: int  # index in the split
+    prompt: str
+    target: str
+    row: str  # the item's columns as JSON, for graders that need them
+    output: str
+    parsed: str | None  # None: the grader could not read the output
+    score: float  # in [0, 1]; 0 for a failure
+    failure: str | None  # why there is no output; counted as a wrong answer
+    finish_reason: str  # stop, length or cancelled
+    prompt_tokens: int
+    tokens: int  # generated
+    ms: float  # from submission to the last token
+
+
+_SCHEMA = pa.schema(
+    [
+        ("item", pa.int64()),
+        ("prompt", pa.string()),
+        ("target", pa.string()),
+        ("row", pa.string()),
+        ("output", pa.string()),
+        ("parsed", pa.string()),
+        ("score", pa.float64()),
+        ("failure", pa.string()),
+        ("finish_reason", pa.string()),
+        ("prompt_tokens", pa.int64()),
+        ("tokens", pa.int64()),
+        ("ms", pa.float64()),
+    ]
+)
+
+
+def write_samples(
+    storage: Storage, path: str, samples: Sequence[Sample], stamp: dict[str, Any]
+) -> None:
+    """Store samples with a stamp of what made them (model, task, data, engine) in the file's
+    metadata.
+    """
+    table = pa.Table.from_pylist([asdict(sample) for sample in samples], schema=_SCHEMA)
+    table = table.replace_schema_metadata({b"loraland": json.dumps(stamp, sort_keys=True).encode()})
+    buffer = io.BytesIO()
+    parquet.write_table(table, buffer, compression="zstd")
+    storage.write(path, buffer.getvalue())
+
+
+def read_samples(storage: Storage, path: str) -> tuple[list[Sample], dict[str, Any]]:
+    """Samples and their stamp. Raises SamplesMissing."""
+    try:
+        content = storage.read(path)
+    except FileNotFoundError:
+        raise SamplesMissing(
+            f"no samples at {storage.describe(path)}; "
+            "`loraland evaluate MODEL --fresh` generates them anew"
+        ) from None
+    table = parquet.read_table(io.BytesIO(content))
+    stamp = json.loads((table.schema.metadata or {}).get(b"loraland", b"{}"))
+    return [Sample(**row) for row in table.to_pylist()], stamp
