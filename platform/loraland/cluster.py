@@ -1,0 +1,60 @@
+"""Joins a Ray cluster, or starts one on this machine for as long as it is needed.
+
+Workers import the same `loraland` as the caller: the installed one, or the one in the caller's
+checkout, which is then sent along.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import loraland
+
+# Ray asks the network for these at start, and prints a hint about them; neither is of use here.
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+@contextmanager
+def ray_cluster(*, own: bool = False) -> Iterator[Any]:
+    """The `ray` module, connected. A cluster that was started here is stopped at the end.
+
+    Joins the cluster of RAY_ADDRESS, of the surrounding job, or one that runs on this machine, in
+    this order; `own` starts a separate one unless RAY_ADDRESS is set.
+    """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield ray
+        return
+    separate = own and "RAY_ADDRESS" not in os.environ
+    ray.init(
+        address="local" if separate else None,
+        runtime_env=code_for_workers(),
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        configure_logging=True,
+    )
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def code_for_workers() -> dict[str, Any]:
+    """The runtime environment that gives workers this very package.
+
+    Empty for a package that is installed, since workers run the same environment; on a cluster,
+    whose nodes may hold another version, the caller's own source travels with the job.
+    """
+    source = Path(loraland.__file__).parent
+    installed = Path(sysconfig.get_paths()["purelib"]) in source.parents
+    on_this_machine = "RAY_ADDRESS" not in os.environ and "RAY_JOB_ID" not in os.environ
+    return {} if installed or on_this_machine else {"py_modules": [str(source)]}

@@ -1,0 +1,1 @@
+"""The matrix: cells of bases and tasks, each trained, published and judged."""

@@ -1,0 +1,96 @@
+"""A cell: one base on one task under one recipe. What it is, and the key by which its run is found
+again.
+
+Pure: no torch, no Ray. Equal cells on equal data and weights are the same run, whoever starts them,
+and when.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from loraland.adapters.card import Score
+from loraland.errors import LoraLandError
+from loraland.tasks.task import Task
+from loraland.training.recipe import Recipe
+
+FORMAT = 1  # raise when the same cell would train to another adapter
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What is asked for."""
+
+    base: str  # a name of the catalogue, or a path to a local model folder
+    task: str
+    recipe: Recipe
+    seed: int = 0
+    max_examples: int | None = None  # rows of the train split, validation included; None: all
+    max_items: int | None = 200  # held-out items to be judged on; None: all
+
+    @property
+    def label(self) -> str:
+        """`base/task`, short enough for a table."""
+        return f"{self.base.rstrip('/').rsplit('/', 1)[-1]}/{self.task}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; Ray and storage carry this."""
+        return asdict(self) | {"recipe": self.recipe.model_dump(mode="json")}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Cell:
+        """Back from JSON values."""
+        return cls(**(values | {"recipe": Recipe(**values["recipe"])}))
+
+
+class CellEvent(NamedTuple):
+    """Where a cell stands."""
+
+    cell: str  # its label
+    stage: str  # one of STAGES
+    done: int  # steps of the stage
+    total: int  # 0: not known
+    loss: float | None = None  # of the newest update
+    validation_loss: float | None = None
+    note: str = ""
+
+
+STAGES = ("data", "base", "train", "publish", "judge", "done")
+
+
+class CellResult(NamedTuple):
+    """What a finished cell leaves."""
+
+    cell: str  # its label
+    model: str  # base/task@version
+    score: Score
+    run: str  # folder of the run, below the storage root
+    trained: bool  # False: the run was finished before
+    warnings: tuple[str, ...]  # of the data gate
+
+
+class CellFailure(NamedTuple):
+    """A cell that could not be finished."""
+
+    cell: str  # its label
+    error: LoraLandError
+
+
+def run_key(
+    cell: Cell, task: Task, base_fingerprint: str, data_fingerprint: str, test_fingerprint: str
+) -> str:
+    """16 hex digits over all that decides which adapter comes out."""
+    decides = {
+        "format": FORMAT,
+        "base": base_fingerprint,
+        "data": data_fingerprint,
+        "test": test_fingerprint,  # overlapping train rows may be dropped
+        "task": task.name,
+        "prompt": task.prompt,
+        "recipe": cell.recipe.model_dump(mode="json", exclude={"name"}),
+        "seed": cell.seed,
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]

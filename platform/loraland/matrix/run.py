@@ -1,0 +1,216 @@
+"""Runs one cell from its data to its score: gate, train, effect check, publish, judge.
+
+Each stage leaves its result in storage before the next begins. Killed anywhere and started again, a
+cell goes on from there and ends with the same adapter. Knows nothing of Ray.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loraland.adapters.card import Card, CurvePoint, DataStamp, Score, utc_now
+from loraland.adapters.folder import content_hash, version_of
+from loraland.adapters.names import ModelName
+from loraland.adapters.registry import Registry
+from loraland.bases.catalogue import Base
+from loraland.bases.expansion import expand_for_inference
+from loraland.bases.fingerprint import fingerprint
+from loraland.bases.loading import LoadedBase, find_base, find_folder, load_base, load_tokenizer
+from loraland.errors import UnknownModel
+from loraland.evaluation.judge import Exam, judge
+from loraland.matrix import provenance
+from loraland.matrix.cell import Cell, CellEvent, CellResult, run_key
+from loraland.storage import Storage
+from loraland.tasks.catalogue import get_task
+from loraland.tasks.sources import Split, load_split
+from loraland.tasks.task import Task
+from loraland.training.checkpoint import CheckpointStore
+from loraland.training.effect import measure_canary
+from loraland.training.examples import Example
+from loraland.training.gate import GateReport, inspect
+from loraland.training.loop import TrainedAdapter, train
+
+OnEvent = Callable[[CellEvent], None]
+
+
+def run_cell(cell: Cell, storage: Storage, on_event: OnEvent = lambda event: None) -> CellResult:
+    """Bring a cell to its end, doing only what is missing.
+
+    Raises DataRefused, TrainingDiverged, NoEffect, BaseUnavailable, SourceUnavailable, ...: every
+    error names what to do, and starting the cell again is always safe.
+    """
+    work = _Work.prepare(cell, storage, on_event)
+    finished = work.finished_model()
+    base: LoadedBase | None = None  # loaded only when something is left to do
+    trained = finished is None
+    if finished is None:
+        base = work.load_base()
+        finished = work.train_and_publish(base)
+    score = work.stored_score(finished) or work.judge(base or work.load_base(), finished)
+    work.tell("done", 1, 1)
+    warnings = tuple(str(finding) for finding in work.report.warnings)
+    return CellResult(cell.label, str(finished), score, work.folder, trained, warnings)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A cell with its data read and checked."""
+
+    cell: Cell
+    storage: Storage
+    on_event: OnEvent
+    task: Task
+    entry: Base
+    train_split: Split
+    test_split: Split
+    report: GateReport
+    key: str
+
+    @classmethod
+    def prepare(cls, cell: Cell, storage: Storage, on_event: OnEvent) -> _Work:
+        on_event(CellEvent(cell.label, "data", 0, 0))
+        task, entry, recipe = get_task(cell.task), find_base(cell.base), cell.recipe
+        train_split = load_split(task, "train", limit=cell.max_examples, seed=cell.seed)
+        test_split = load_split(task, "test", limit=cell.max_items, seed=cell.seed)
+        on_event(CellEvent(cell.label, "base", 0, 0, note="reading the base"))
+        report = inspect(
+            task,
+            [task.for_split("train").item(row) for row in train_split.rows],
+            [task.for_split("test").item(row) for row in test_split.rows],
+            load_tokenizer(entry),
+            max_length=min(recipe.max_length, entry.context_tokens),
+            drop_long=recipe.too_long == "drop",
+            drop_overlap=recipe.overlap == "drop",
+        )
+        report.require_pass(task.name)
+        base_fingerprint = fingerprint(find_folder(entry))
+        key = run_key(cell, task, base_fingerprint, train_split.fingerprint, test_split.fingerprint)
+        return cls(cell, storage, on_event, task, entry, train_split, test_split, report, key)
+
+    @property
+    def folder(self) -> str:
+        return f"runs/{self.key}"
+
+    def tell(self, stage: str, done: int, total: int, point: CurvePoint | None = None) -> None:
+        losses = (None, None) if point is None else (point.train_loss, point.validation_loss)
+        self.on_event(CellEvent(self.cell.label, stage, done, total, *losses))
+
+    def finished_model(self) -> ModelName | None:
+        """The adapter that this run published before, if it still is in the registry."""
+        if not self.storage.exists(f"{self.folder}/result.json"):
+            return None
+        name = ModelName.parse(self.storage.read_json(f"{self.folder}/result.json")["model"])
+        try:
+            return Registry(self.storage).resolve(name)
+        except UnknownModel:
+            return None
+
+    def load_base(self) -> LoadedBase:
+        return load_base(self.entry, self.cell.recipe.precision)
+
+    def train_and_publish(self, base: LoadedBase) -> ModelName:
+        training, validation = split_validation(self.report.examples, self.cell)
+        checkpoints = CheckpointStore(self.storage, self.folder, self.key)
+        with tempfile.TemporaryDirectory(prefix="loraland-") as place:
+            trained = train(
+                base,
+                training,
+                validation,
+                self.cell.recipe,
+                Path(place) / "adapter",
+                seed=self.cell.seed,
+                checkpoints=checkpoints,
+                on_update=lambda point, total: self.tell("train", point.step, total, point),
+            )
+            self.tell("publish", 0, 1)
+            canary_example = validation[0]
+            canary = measure_canary(
+                base, trained.folder, canary_example.ids[: canary_example.prompt_tokens]
+            )
+            card = self._card(base, trained, len(training), len(validation), canary=canary)
+            name = Registry(self.storage).publish(trained.folder, card)
+        self.storage.write_json(f"{self.folder}/result.json", {"model": str(name)})
+        checkpoints.clear()
+        return name
+
+    def _card(
+        self,
+        base: LoadedBase,
+        trained: TrainedAdapter,
+        train_rows: int,
+        validation_rows: int,
+        **parts: object,
+    ) -> Card:
+        commit, dirty = provenance.git_state()
+        return Card(
+            base=self.entry.name,
+            base_fingerprint=base.fingerprint,
+            hub_id=self.entry.hub_id,
+            precision=base.precision,
+            task=self.task.name,
+            version=version_of(content_hash(trained.folder)),
+            recipe=self.cell.recipe.model_dump(mode="json"),
+            seed=self.cell.seed,
+            data=DataStamp(
+                fingerprint=self.train_split.fingerprint,
+                source=self.train_split.source,
+                train_rows=train_rows,
+                validation_rows=validation_rows,
+                dropped_long=self.report.dropped,
+            ),
+            curve=trained.curve,
+            best_step=trained.best_step,
+            packages=provenance.package_versions(),
+            git_commit=commit,
+            git_dirty=dirty,
+            hardware=provenance.hardware(),
+            created=utc_now(),
+            **parts,  # type: ignore[arg-type]
+        )
+
+    def exam(self, name: ModelName) -> Exam:
+        card = Registry(self.storage).card(name)
+        fingerprint, precision = card.base_fingerprint, card.precision
+        return Exam.of(self.task, self.test_split, self.entry.name, fingerprint, precision)
+
+    def stored_score(self, name: ModelName) -> Score | None:
+        """The score on these very items, when the card has it and its samples are there."""
+        path = self.exam(name).path(name.version)
+        scores = Registry(self.storage).card(name).scores
+        found = [score for score in scores if score.samples == path]
+        return found[0] if found and self.storage.exists(path) else None
+
+    def judge(self, base: LoadedBase, name: ModelName) -> Score:
+        registry = Registry(self.storage)
+        expand_for_inference(base)
+        with tempfile.TemporaryDirectory(prefix="loraland-") as place:
+            folder = registry.fetch(name, Path(place))
+            score = judge(
+                base,
+                folder,
+                str(name.version),
+                self.exam(name),
+                self.storage,
+                on_answer=lambda done, total: self.tell("judge", done, total),
+            )
+        registry.put_card(name, registry.card(name).with_score(score))
+        return score
+
+
+def split_validation(
+    examples: Sequence[Example], cell: Cell
+) -> tuple[list[Example], list[Example]]:
+    """(training, validation): a seeded sample is held out of the train split, at most a fifth of
+    it.
+
+    The only example of a data set of one serves as both.
+    """
+    order = list(range(len(examples)))
+    random.Random(f"validation/{cell.seed}").shuffle(order)
+    held = max(1, min(cell.recipe.validation_examples, len(order) // 5))
+    validation = [examples[index] for index in order[:held]]
+    return [examples[index] for index in order[held:]] or validation, validation
