@@ -1,0 +1,59 @@
+"""Puts an application together: a replica deployment per base, and the gateway in front of them."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+
+import loraland
+from loraland import settings
+from loraland.serving.config import BaseSettings, ServingConfig
+from loraland.serving.gateway import Gateway
+from loraland.serving.replica import Replica, entry_of
+
+# Requests that Serve hands to a gateway at once; each waits for its replica, none computes.
+GATEWAY_REQUESTS = 1000
+
+
+def build(config: ServingConfig | None = None) -> Any:
+    """A `serve.Application` of what `config` says; by default the embedded base.
+
+    Loads no weights here. Raises UnknownBase or BaseUnavailable for a base that cannot be.
+    """
+    config = config or ServingConfig()
+    storage = config.storage or settings.storage_uri()
+    replicas = {base.name: _replica(base, storage) for base in config.bases}
+    gateway = serve.deployment(serve.ingress()(Gateway)).options(
+        name="gateway",
+        num_replicas=config.gateways,
+        max_ongoing_requests=GATEWAY_REQUESTS,
+        ray_actor_options=_actor(num_cpus=0),  # it waits; a laptop's cores are for the model
+    )
+    return gateway.bind(config, storage, replicas)
+
+
+def _replica(base: BaseSettings, storage: str) -> Any:
+    entry_of(base)  # a wrong name is told now, not by a replica that never starts
+    deployment = serve.deployment(Replica).options(
+        name=f"base-{base.name}",
+        num_replicas=base.replicas,
+        # The engine decides who is busy; Serve's own queue only holds those whose adapter loads.
+        max_ongoing_requests=base.max_batch + base.max_waiting + 1,
+        max_queued_requests=base.max_waiting,
+        ray_actor_options=_actor(num_cpus=base.num_cpus, num_gpus=base.num_gpus),
+    )
+    return deployment.bind(base, storage)
+
+
+def _actor(**resources: float) -> dict[str, Any]:
+    """Options of an actor, which must find this library also where it is not installed."""
+    try:
+        metadata.distribution("loraland")
+    except metadata.PackageNotFoundError:
+        # A checkout: by its path on this machine, or below the working directory that Ray ships.
+        here = Path(loraland.__file__).resolve().parent.parent
+        return {**resources, "runtime_env": {"env_vars": {"PYTHONPATH": f"{here}:{here.name}"}}}
+    return dict(resources)

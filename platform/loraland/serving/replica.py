@@ -1,0 +1,103 @@
+"""The Serve deployment of one base: its adapters kept by Serve's multiplexing, answers streamed.
+
+Serve gives routing affinity and the bound on adapters per replica. It evicts without asking who is
+in use; the engine's leases put the removal off until the last answer ends.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
+from typing import Any
+
+from ray import serve
+
+from loraland import settings
+from loraland.adapters.admission import Limits
+from loraland.adapters.names import ModelName
+from loraland.adapters.registry import Registry
+from loraland.bases.catalogue import Base, get_base
+from loraland.bases.loading import base_from_folder, load_base
+from loraland.engine.reference import ReferenceEngine
+from loraland.serving.config import BaseSettings
+from loraland.serving.host import BaseHost
+from loraland.serving.orders import Order, Part
+from loraland.storage import Storage
+
+logger = logging.getLogger(__name__)
+
+
+class Seat:
+    """An adapter's place in Serve's cache of models."""
+
+    def __init__(self, leave: Any) -> None:
+        # Serve awaits `__del__` of what it evicts. As an attribute of the instance it is not also
+        # the finaliser of the class, which Python would call a second time and not await.
+        self.__dict__["__del__"] = leave
+
+
+class Replica:
+    """One copy of a base with its adapters. Methods are called through a Serve handle."""
+
+    def __init__(self, config: BaseSettings, storage: str) -> None:
+        """Load the base, which takes seconds to minutes. Raises what `load_base` raises."""
+        base = load_base(entry_of(config), config.precision)
+        self._engine = ReferenceEngine.of(
+            base, max_batch=config.max_batch, max_waiting=config.max_waiting
+        )
+        registry = Registry(Storage.open(storage))
+        cache = settings.cache_folder() / "adapters"
+        self._host = BaseHost(
+            base,
+            self._engine,
+            registry,
+            cache,
+            Limits(max_rank=config.max_rank, where="the configuration of this application"),
+        )
+        # Made here and not as a method, because the bound is a setting of each base.
+        self._seat = serve.multiplexed(max_num_models_per_replica=config.max_adapters)(
+            _loader(self._host)
+        )
+        logger.info("serving %s in %s on %s", base.entry.name, base.precision, base.device)
+
+    async def complete(self, order: Order) -> AsyncGenerator[Part, None]:
+        """Answer an order; see `BaseHost.complete`."""
+        async with aclosing(self._host.complete(order, self._ready)) as parts:
+            async for part in parts:
+                yield part
+
+    async def _ready(self, name: ModelName) -> None:
+        # Outside of Serve's lock, which holds up every other load, and before it evicts anyone.
+        await self._host.prepare(name)
+        await self._seat(str(name))
+
+    async def residency(self) -> list[dict[str, Any]]:
+        """The adapters in memory: version, leases, size_bytes."""
+        return [resident._asdict() for resident in self._engine.residency()]
+
+    async def stats(self) -> dict[str, int]:
+        """The engine's counters."""
+        return self._engine.stats()._asdict()
+
+    async def check_health(self) -> None:
+        """Raises EngineStopped when the engine takes no more requests; Serve replaces us."""
+        self._engine.check_open()
+
+
+def _loader(host: BaseHost) -> Any:
+    """The function that Serve calls with the name of an adapter that it has no seat for."""
+
+    async def load(name: str) -> Seat:
+        await host.engine.load(name, await host.prepare(ModelName.parse(name)))
+        return Seat(partial(host.engine.unload, name))
+
+    return load
+
+
+def entry_of(config: BaseSettings) -> Base:
+    """The base that a configuration names. Raises UnknownBase, BaseUnavailable."""
+    if config.folder is not None:
+        return base_from_folder(config.folder.expanduser(), config.name)
+    return get_base(config.name)
