@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 
 # Before anything imports these libraries: no telemetry, no hub.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -71,3 +76,46 @@ def embedded_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             os.environ["LORALAND_CACHE"] = before
     return cache
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Any]:
+    """A local Ray cluster with dashboard and job server, one for the whole session.
+
+    Yields what `ray.init` returns; its dashboard_url is an address without a scheme.
+    """
+    import ray
+
+    context = ray.init(num_cpus=2, include_dashboard=True, dashboard_port=0, log_to_driver=False)
+    yield context
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of an S3 server of this test run, with an empty bucket `shelf`."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    host, port = server.get_host_and_port()
+    address = f"{host}:{port}"
+    boto3.client("s3", endpoint_url=f"http://{address}", region_name="us-east-1").create_bucket(
+        Bucket="shelf"
+    )
+    yield address
+    server.stop()
+    patch.undo()
+
+
+@pytest.fixture(params=["local", "s3"])
+def storage_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URI of an empty storage: a folder, or a prefix on the S3 server."""
+    if request.param == "local":
+        return str(tmp_path / "storage")
+    address = request.getfixturevalue("s3_endpoint")
+    prefix = uuid.uuid4().hex
+    return f"s3://shelf/{prefix}?endpoint_override={address}&scheme=http&region=us-east-1"

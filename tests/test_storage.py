@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import threading
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from loraland.errors import InvalidConfiguration, InvalidName
@@ -26,29 +21,9 @@ from loraland.storage import Storage
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture(scope="module")
-def s3_uri() -> Iterator[str]:
-    patch = pytest.MonkeyPatch()
-    patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    host, port = server.get_host_and_port()
-    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
-    client.create_bucket(Bucket="store")
-    yield f"s3://store/PREFIX?endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    server.stop()
-    patch.undo()
-
-
-@pytest.fixture(params=["local", "s3"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    if request.param == "local":
-        return Storage.open(str(tmp_path / "storage"))
-    uri: str = request.getfixturevalue("s3_uri")
-    return Storage.open(uri.replace("PREFIX", uuid.uuid4().hex))
+@pytest.fixture
+def storage(storage_uri: str) -> Storage:
+    return Storage.open(storage_uri)
 
 
 def test_what_is_written_is_read_back(storage):

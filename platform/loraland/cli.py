@@ -19,6 +19,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from loraland import settings
+from loraland.bases.catalogue import Precision, get_base
 from loraland.errors import LoraLandError
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # our own bars are enough
@@ -175,7 +176,6 @@ def train(
     Killed and started again with the same arguments, it goes on where it was and ends with the same
     adapter.
     """
-    from loraland.bases.catalogue import get_base
     from loraland.matrix.cell import Cell
     from loraland.tasks.catalogue import get_task
     from loraland.training.recipe import get_recipe
@@ -298,12 +298,16 @@ def adapters_delete(model: Model) -> None:
 def serve(
     base: Annotated[str, typer.Option(help="A base of the catalogue.")] = "smollm2-135m",
     precision: Annotated[
-        str, typer.Option(help="fp32, bf16 or nf4; as the adapters were trained.")
+        Precision, typer.Option(help="As the adapters were trained, or they meet another base.")
     ] = "nf4",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="HTTP port.")] = 8000,
-    cpus: Annotated[float, typer.Option(help="CPU cores of the replica.")] = 1,
-    gpus: Annotated[float, typer.Option(help="GPUs of the replica.")] = 0,
+    cpus: Annotated[
+        float | None, typer.Option(help="CPU cores of the replica; by default all.")
+    ] = None,
+    gpus: Annotated[
+        float | None, typer.Option(help="GPUs of the replica; by default 1 if there is one.")
+    ] = None,
 ) -> None:
     """Serve a base and every adapter the registry has for it, with the OpenAI API, until Ctrl-C.
 
@@ -311,11 +315,18 @@ def serve(
     """
     from loraland.cluster import ray_cluster
     from loraland.display import err
+    from loraland.matrix.trial import default_resources
     from loraland.serving.local import running_app
 
-    with ray_cluster(own=True), running_app(base, precision, host, port, cpus, gpus) as url:
-        err.print(f"serving {base} and its adapters at {url}/v1; Ctrl-C ends it", highlight=False)
-        signal.pause()
+    get_base(base)  # a wrong name is told before anything is started
+    with ray_cluster(own=True) as ray:
+        resources = default_resources(ray, cpus, gpus)
+        err.print(f"loading {base} in {precision}", highlight=False)
+        with running_app(base, precision, host, port, resources) as url:
+            err.print(
+                f"serving {base} and its adapters at {url}/v1; Ctrl-C ends it", highlight=False
+            )
+            signal.pause()
 
 
 def _run_on_ray(cell: Any, cpus: float | None, gpus: float | None) -> Any:

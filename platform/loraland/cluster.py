@@ -56,5 +56,5 @@ def code_for_workers() -> dict[str, Any]:
     """
     source = Path(loraland.__file__).parent
     installed = Path(sysconfig.get_paths()["purelib"]) in source.parents
-    on_this_machine = "RAY_ADDRESS" not in os.environ and "RAY_JOB_ID" not in os.environ
+    on_this_machine = "RAY_ADDRESS" not in os.environ  # jobs have it too
     return {} if installed or on_this_machine else {"py_modules": [str(source)]}

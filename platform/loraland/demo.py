@@ -25,10 +25,9 @@ from loraland.tasks.sources import load_split
 from loraland.training.recipe import get_recipe
 
 BASE = "smollm2-135m"
-TASKS = ("dates", "topics", "entities")
-EXAMPLES = 324  # 24 of them for validation
-ITEMS = 48  # held out, answered by base and adapter
-CPUS = 1  # of the server's replica; training takes all
+TASKS = ("dates", "topics", "sql")
+EXAMPLES = 208  # 16 of them for validation, so 24 updates of 8
+ITEMS = 40  # held out, answered by base and adapter
 
 
 def run_demo(port: int = 0) -> None:
@@ -41,12 +40,11 @@ def run_demo(port: int = 0) -> None:
     )
     with ray_cluster(own=True) as ray:
         with CellProgress([cell.label for cell in cells]) as progress:
-            outcomes = run_cells(
-                cells, settings.storage_uri(), default_resources(ray), progress.show
-            )
+            resources = default_resources(ray)
+            outcomes = run_cells(cells, settings.storage_uri(), resources, progress.show)
         results = _require_all(outcomes)
         err.print("starting the server (Ray Serve, OpenAI API)", highlight=False)
-        with running_app(BASE, recipe.precision, "127.0.0.1", port, CPUS, 0) as url:
+        with running_app(BASE, recipe.precision, "127.0.0.1", port, resources) as url:
             client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
             for result in results:
                 _ask_both(client, result)

@@ -76,8 +76,11 @@ class CellProgress:
         self._progress.update(bar, description=words, completed=event.done, total=total)
         if event.loss is not None:
             self._progress.update(bar, losses=_losses(event))
-        if not err.is_terminal and event.done in (0, event.total):
-            err.print(f"{event.cell}: {words} {event.done}/{event.total}", highlight=False)
+        is_edge = event.done in (0, event.total) or event.validation_loss is not None
+        if is_edge and not err.is_terminal:
+            count = f" {event.done}/{event.total}" if event.total else ""
+            losses = "" if event.loss is None else f", {_losses(event)}"
+            err.print(f"{event.cell}: {words}{count}{losses}", highlight=False)
 
 
 def _losses(event: CellEvent) -> str:
@@ -88,16 +91,18 @@ def _losses(event: CellEvent) -> str:
 def score_table(rows: Iterable[tuple[str, Score]], title: str | None = None) -> Table:
     """Models with their scores, those of the base, and the lift with its interval."""
     rows = list(rows)
-    table = Table(box=box.SIMPLE_HEAD, title=title, caption=_caption([score for _, score in rows]))
+    caption = _caption([score for _, score in rows])
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, caption=caption)
     table.add_column("model", no_wrap=True)
-    for name in ("base", "adapter", "lift", "unparsable"):
+    table.add_column("metric", no_wrap=True)
+    for name in ("base", "adapter", "lift", "unread"):
         table.add_column(name, justify="right", no_wrap=True)
     for model, score in rows:
         colour = "green" if score.lift_low > 0 else "red" if score.lift_high < 0 else "yellow"
-        adapter, _, version = model.partition("@")
-        at = f"@{version}, " if version else ""
+        adapter, at, version = model.partition("@")
         table.add_row(
-            f"{adapter}\n[dim]{at}{score.metric}, {score.items} items[/]",
+            f"{adapter}\n[dim]{at}{version}[/]",
+            f"{score.metric}\n[dim]{score.items} items[/]",
             f"{score.base_mean:.3f}\n[dim]{score.base_low:.2f}..{score.base_high:.2f}[/]",
             f"{score.mean:.3f}\n[dim]{score.low:.2f}..{score.high:.2f}[/]",
             f"[{colour}]{score.lift:+.3f}\n{score.lift_low:+.2f}..{score.lift_high:+.2f}[/]",

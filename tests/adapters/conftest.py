@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 from safetensors.numpy import save_file
 
 from loraland.adapters.card import Canary, Card, CurvePoint, DataStamp, Score
@@ -155,36 +152,6 @@ def make_card() -> MakeCard:
         return Card(**{**values, **changes})
 
     return make
-
-
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    """The address of an S3 server of this test run, with an empty bucket `shelf`."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    patch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    host, port = server.get_host_and_port()
-    address = f"{host}:{port}"
-    boto3.client("s3", endpoint_url=f"http://{address}", region_name="us-east-1").create_bucket(
-        Bucket="shelf"
-    )
-    yield address
-    server.stop()
-    patch.undo()
-
-
-@pytest.fixture(params=["local", "s3"])
-def storage_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URI of an empty storage: a folder, or a prefix on the S3 server."""
-    if request.param == "local":
-        return str(tmp_path / "storage")
-    address = request.getfixturevalue("s3_endpoint")
-    prefix = uuid.uuid4().hex
-    return f"s3://shelf/{prefix}?endpoint_override={address}&scheme=http&region=us-east-1"
 
 
 @pytest.fixture

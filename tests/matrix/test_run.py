@@ -64,7 +64,7 @@ def test_a_cell_ends_with_a_published_and_judged_adapter(cell: Cell, storage: St
     assert entry.aliases == ("latest",)
     assert entry.card.scores == [result.score]
     assert entry.card.data.train_rows + entry.card.data.validation_rows == 60
-    assert entry.card.curve[-1].step == entry.card.recipe["max_epochs"] * 4
+    assert entry.card.curve[-1].step == RECIPE.updates(entry.card.data.train_rows)
     assert entry.card.canary.max_difference > 0.01
     stages = list(dict.fromkeys(event.stage for event in events))
     assert stages == ["data", "base", "train", "publish", "judge", "done"]

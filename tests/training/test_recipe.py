@@ -21,11 +21,11 @@ def test_the_report_recipe_is_the_report_s() -> None:
 
 def test_updates_follow_examples_or_epochs_whichever_ends_first() -> None:
     quick = get_recipe("quick")
-    assert quick.updates(train_examples=300) == 25
+    assert quick.updates(train_examples=300) == 38
     assert quick.updates(train_examples=1) == 1
     both = get_recipe("quick", examples_seen=120, max_epochs=2)
-    assert both.updates(train_examples=300) == 10
-    assert both.updates(train_examples=30) == 5
+    assert both.updates(train_examples=300) == 15
+    assert both.updates(train_examples=30) == 8
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:

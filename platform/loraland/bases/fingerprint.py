@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 
 from loraland import settings
@@ -68,15 +69,9 @@ def _tensor_digests(weights: list[Path]) -> list[tuple[str, bytes]]:
             for name in tensors.keys():  # noqa: SIM118  safe_open is not iterable
                 tensor = tensors.get_tensor(name).contiguous()
                 digest = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-                digest.update(memoryview(tensor.view(-1).view(_bytes_type()).numpy()))
+                digest.update(memoryview(tensor.view(-1).view(torch.uint8).numpy()))
                 digests.append((name, digest.digest()))
     return digests
-
-
-def _bytes_type() -> Any:
-    import torch
-
-    return torch.uint8
 
 
 def _remembered_at(folder: Path, weights: list[Path]) -> Path:

@@ -25,7 +25,7 @@ from loraland.storage import Storage
 from loraland.tasks.sources import Split
 from loraland.tasks.task import Item, Task
 
-BATCH = 16  # rows of one forward pass
+BATCH = 32  # rows of one forward pass; base and adapters share it
 
 OnAnswer = Callable[[int, int], None]  # answers so far, answers in all
 

@@ -75,6 +75,7 @@ def run_cells(
         where,
         param_space={"job": tune.grid_search(space)},
         tune_config=TuneConfig(
+            reuse_actors=True,  # the next cell finds torch and transformers imported
             trial_name_creator=lambda trial: _label(trial).replace("/", "-"),
             trial_dirname_creator=lambda trial: (
                 f"{_label(trial).replace('/', '-')}-{trial.trial_id}"

@@ -11,12 +11,16 @@ from loraland.errors import InvalidConfiguration
 from loraland.serving.app import build
 from loraland.serving.config import BaseSettings, ServingConfig
 
+NAME = "lora-land"  # of the Serve application
+
 
 @contextmanager
 def running_app(
-    base: str, precision: Any, host: str, port: int, cpus: float, gpus: float
+    base: str, precision: Any, host: str, port: int, resources: tuple[float, float]
 ) -> Iterator[str]:
     """The URL of a server of one base; port 0 takes a free one. Ray must be connected.
+
+    `resources` are the CPUs and GPUs of its replica.
 
     The application is ready when this yields, and stopped at the end. Raises InvalidConfiguration
     for a port that is taken.
@@ -24,14 +28,15 @@ def running_app(
     from ray import serve
 
     port = _free_port(host, port)
+    cpus, gpus = resources
     settings = BaseSettings(name=base, precision=precision, num_cpus=cpus, num_gpus=gpus)
     application = build(ServingConfig(bases=(settings,)))
     serve.start(http_options={"host": host, "port": port})
     try:
-        serve.run(application, name="lora-land", route_prefix="/")
+        serve.run(application, name=NAME, route_prefix="/")
         yield f"http://{host}:{port}"
     finally:
-        serve.shutdown()
+        serve.delete(NAME)
 
 
 def _free_port(host: str, port: int) -> int:

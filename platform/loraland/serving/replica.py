@@ -19,6 +19,7 @@ from loraland.adapters.admission import Limits
 from loraland.adapters.names import ModelName
 from loraland.adapters.registry import Registry
 from loraland.bases.catalogue import Base, get_base
+from loraland.bases.expansion import expand_for_inference
 from loraland.bases.loading import base_from_folder, load_base
 from loraland.engine.reference import ReferenceEngine
 from loraland.serving.config import BaseSettings
@@ -44,6 +45,7 @@ class Replica:
     def __init__(self, config: BaseSettings, storage: str) -> None:
         """Load the base, which takes seconds to minutes. Raises what `load_base` raises."""
         base = load_base(entry_of(config), config.precision)
+        expand_for_inference(base)
         self._engine = ReferenceEngine.of(
             base, max_batch=config.max_batch, max_waiting=config.max_waiting
         )

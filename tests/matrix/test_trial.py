@@ -1,0 +1,140 @@
+"""Cells as Tune trials and as a Ray job, on a real local cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loraland.adapters.registry import Registry
+from loraland.errors import DataRefused, SourceUnavailable, UnknownTask
+from loraland.matrix.cell import Cell, CellEvent, CellFailure, CellResult
+from loraland.matrix.run import run_cell
+from loraland.matrix.trial import Resources, default_resources, run_cells
+from loraland.storage import Storage
+from loraland.training.recipe import get_recipe
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = get_recipe("quick", precision="fp32", learning_rate=0.01, checkpoint_every=1)
+
+
+@pytest.fixture
+def cell(tiny_folders: dict[str, Path]) -> Cell:
+    return Cell(str(tiny_folders["llama"]), "dates", RECIPE, max_examples=60, max_items=5)
+
+
+def model_of(outcome: CellResult | CellFailure) -> str:
+    assert isinstance(outcome, CellResult), outcome
+    return outcome.model
+
+
+def test_trials_give_what_the_plain_function_gives_and_tell_how_far_they_are(
+    ray_cluster: Any, cell: Cell, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    cells = [cell, replace(cell, task="topics"), replace(cell, task="no-such-task")]
+    events: list[CellEvent] = []
+    outcomes = run_cells(cells, str(tmp_path / "s"), Resources(1), events.append)
+    assert [outcome.cell for outcome in outcomes] == [c.label for c in cells]
+    plain = run_cell(cell, Storage.open(str(tmp_path / "plain")))
+    # One thread there, all cores here: the order of sums differs, so equality is of scores.
+    assert isinstance(outcomes[0], CellResult)
+    assert outcomes[0].score.items == plain.score.items
+    failure = outcomes[2]
+    assert isinstance(failure, CellFailure)
+    assert isinstance(failure.error, UnknownTask)
+    assert "no-such-task" in failure.error.message
+    stages = {event.stage for event in events if event.cell == cell.label}
+    assert {"data", "base", "train", "judge"} <= stages
+    published = {str(e.name) for e in Registry(Storage.open(str(tmp_path / "s"))).list()}
+    assert published == {model_of(outcomes[0]), model_of(outcomes[1])}
+
+
+def test_a_trial_whose_process_is_killed_is_retried_and_ends_the_same(
+    ray_cluster: Any, cell: Cell, tmp_path: Path
+) -> None:
+    from ray.util.state import list_actors
+
+    [whole] = run_cells([cell], str(tmp_path / "whole"), Resources(1))
+    killed: list[int] = []
+
+    def kill_once(event: CellEvent) -> None:
+        if event.stage == "train" and not killed:
+            alive = list_actors(filters=[("state", "=", "ALIVE")], detail=True)
+            [actor] = [a for a in alive if a.class_name == "ImplicitFunc"]
+            killed.append(actor.pid)
+            os.kill(actor.pid, signal.SIGKILL)
+
+    [again] = run_cells([cell], str(tmp_path / "killed"), Resources(1), kill_once)
+    assert killed
+    assert model_of(again) == model_of(whole)
+
+
+def test_refusals_are_not_retried(
+    ray_cluster: Any, cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    recipe = RECIPE.model_copy(update={"max_length": 16, "too_long": "refuse"})
+    events: list[CellEvent] = []
+    [outcome] = run_cells(
+        [replace(cell, recipe=recipe)], str(tmp_path / "s"), Resources(1), events.append
+    )
+    assert isinstance(outcome, CellFailure)
+    assert isinstance(outcome.error, DataRefused)
+    assert "truncated at max_length 16" in outcome.error.message
+    assert sum(event.stage == "data" for event in events) == 1
+
+
+def test_a_task_without_data_names_the_places_tried(
+    ray_cluster: Any, cell: Cell, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    [outcome] = run_cells([replace(cell, task="legal")], str(tmp_path / "s"), Resources(1))
+    assert isinstance(outcome, CellFailure)
+    assert isinstance(outcome.error, SourceUnavailable)
+    assert "LORALAND_DATA" in outcome.error.message
+
+
+def test_a_trial_gets_a_whole_node_by_default(ray_cluster: Any) -> None:
+    import ray
+
+    assert default_resources(ray) == Resources(2, 0)
+    assert default_resources(ray, cpus=1) == Resources(1, 0)
+
+
+def test_a_job_submitted_from_the_checkout_trains_and_is_in_the_job_list(
+    ray_cluster: Any, tiny_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    address = f"http://{ray_cluster.dashboard_url}"
+    storage = tmp_path / "storage"
+    places = {"LORALAND_STORAGE": str(storage), "LORALAND_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit"]
+    command += ["--address", address, "--working-dir", str(ROOT)]
+    command += ["--runtime-env-json", json.dumps({"env_vars": places})]
+    command += ["--submission-id", "finetune-test", "--", sys.executable]
+    command += ["-m", "train_jobs.finetune", "--base", str(tiny_folders["llama"])]
+    command += ["--task", "dates", "--max-examples", "60", "--max-items", "5", "--cpus", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    [entry] = Registry(Storage.open(str(storage))).list()
+    assert str(entry.name) in done.stdout
+    listed = subprocess.run(
+        [sys.executable, "-m", "ray.scripts.scripts", "job", "list", "--address", address],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    assert "finetune-test" in listed.stdout
+    assert "SUCCEEDED" in listed.stdout
