@@ -79,16 +79,22 @@ def embedded_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[Any]:
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A local Ray cluster with dashboard and job server, one for the whole session.
 
     Yields what `ray.init` returns; its dashboard_url is an address without a scheme.
     """
     import ray
 
+    # Workers keep the environment of this moment: none of a developer's own places.
+    places = pytest.MonkeyPatch()
+    places.setenv("LORALAND_STORAGE", str(tmp_path_factory.mktemp("ray") / "storage"))
+    places.setenv("LORALAND_CACHE", str(tmp_path_factory.mktemp("ray") / "cache"))
+    places.delenv("LORALAND_DATA", raising=False)
     context = ray.init(num_cpus=2, include_dashboard=True, dashboard_port=0, log_to_driver=False)
     yield context
     ray.shutdown()
+    places.undo()
 
 
 @pytest.fixture(scope="session")

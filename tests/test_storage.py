@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from pathlib import Path
 
 import pytest
@@ -192,11 +193,34 @@ def test_file_uri_is_a_local_folder(tmp_path):
     assert storage.is_local and (tmp_path / "made" / "a" / "b").read_bytes() == b"1"
 
 
-def test_credentials_never_appear_in_what_a_person_sees():
-    uri = "s3://KEY:SECRET@bucket/pre@fix?region=us-east-1&endpoint_override=localhost:9"
-    storage = Storage.open(uri)
-    assert storage.describe("a") == "s3://bucket/pre@fix/a"
-    for wrong in ("s3://KEY:SECRET@bucket/x?nonsense=1", "nowhere://KEY:SECRET@x/y"):
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://KEY:SECRET@bucket/prefix?region=us-east-1&endpoint_override=localhost:9",
+        "s3://SECRET@bucket",
+        "s3://KEY:SEC/SECRET@bucket/prefix",
+        "s3://KEY:12/SECRET@bucket/prefix",
+        "s3://KEY:SEC?SECRET@bucket",
+        "s3://KEY:SEC#SECRET@bucket",
+        "s3://KEY:SECRET@[bucket",
+        "gs://KEY:SECRET@bucket",
+        "gs://KEY:12/SECRET@bucket",
+        "nowhere://KEY:SECRET@x/y",
+        "nowhere://KEY:SEC/SECRET@x/y",
+    ],
+)
+def test_credentials_in_a_uri_are_refused_and_not_repeated(uri):
+    with pytest.raises(InvalidConfiguration, match="come from the environment") as caught:
+        Storage.open(uri)
+    told = "".join(traceback.format_exception(caught.value))
+    assert "SEC" not in told.replace("AWS_SECRET_ACCESS_KEY", "") and "KEY:" not in told
+
+
+def test_a_uri_is_shown_without_its_options():
+    options = "region=us-east-1&endpoint_override=localhost:9"
+    storage = Storage.open(f"s3://bucket/pre@fix:1?{options}")
+    assert storage.describe("a") == "s3://bucket/pre@fix:1/a"
+    for wrong in ("s3://bucket/x?nonsense=1", "nowhere://host:9/y?nonsense=1"):
         with pytest.raises(InvalidConfiguration, match="give a local folder") as caught:
             Storage.open(wrong)
-        assert "SECRET" not in str(caught.value) and caught.value.__suppress_context__
+        assert "nonsense" not in str(caught.value) and caught.value.__suppress_context__

@@ -22,7 +22,7 @@ def main(
     max_examples: Annotated[
         int | None, typer.Option(help="Rows of the train split.", min=2)
     ] = None,
-    max_items: Annotated[int, typer.Option(help="Held-out items to judge on.", min=1)] = 200,
+    max_items: Annotated[int, typer.Option(help="Held-out items to judge on.", min=1)] = 100,
     seed: Annotated[int, typer.Option(help="Of shuffling, initial weights and dropout.")] = 0,
     cpus: Annotated[float | None, typer.Option(help="CPU cores of the trial.")] = None,
     gpus: Annotated[float | None, typer.Option(help="GPUs of the trial.")] = None,

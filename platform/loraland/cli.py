@@ -156,9 +156,12 @@ def train(
         str, typer.Option(help="quick, report, or the path of a YAML file.")
     ] = "quick",
     max_examples: Annotated[
-        int | None, typer.Option(help="Rows of the train split to use.", min=2)
+        int | None,
+        typer.Option(
+            help="Rows of the train split; by default all, or 300 of a generated task.", min=2
+        ),
     ] = None,
-    max_items: Annotated[int, typer.Option(help="Held-out items to judge on.", min=1)] = 200,
+    max_items: Annotated[int, typer.Option(help="Held-out items to judge on.", min=1)] = 100,
     seed: Annotated[int, typer.Option(help="Of shuffling, initial weights and dropout.")] = 0,
     cpus: Annotated[
         float | None, typer.Option(help="CPU cores of the trial; by default a node's.")
@@ -181,9 +184,9 @@ def train(
     from loraland.training.recipe import get_recipe
 
     get_task(task)  # a wrong name is told before anything is started
-    if "/" not in base:
-        get_base(base)
     cell = Cell(base, task, get_recipe(recipe), seed, max_examples, max_items)
+    if not cell.has_local_base:
+        get_base(base)
     _report([_run_here(cell) if in_process else _run_on_ray(cell, cpus, gpus)], json_)
 
 

@@ -16,27 +16,22 @@ from typing import Any
 
 import loraland
 
-# Ray asks the network for these at start, and prints a hint about them; neither is of use here.
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-
 
 @contextmanager
 def ray_cluster(*, own: bool = False) -> Iterator[Any]:
     """The `ray` module, connected. A cluster that was started here is stopped at the end.
 
     Joins the cluster of RAY_ADDRESS, of the surrounding job, or one that runs on this machine, in
-    this order; `own` starts a separate one unless RAY_ADDRESS is set.
+    this order; `own` starts a separate one whatever runs.
     """
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry from our commands
     import ray
 
     if ray.is_initialized():
         yield ray
         return
-    separate = own and "RAY_ADDRESS" not in os.environ
     ray.init(
-        address="local" if separate else None,
+        address="local" if own else None,
         runtime_env=code_for_workers(),
         log_to_driver=False,
         logging_level=logging.ERROR,

@@ -15,7 +15,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pyarrow import fs
 
@@ -31,22 +31,23 @@ class Storage:
 
     filesystem: fs.FileSystem
     root: str
-    uri: str  # as the user wrote it, without credentials and options, for messages
+    uri: str  # as the user wrote it, without options, for messages
 
     @classmethod
     def open(cls, uri: str) -> Storage:
         """Open a local folder (made when absent) or a URI such as ``s3://bucket/prefix``.
 
         Query parameters of an S3 URI (``endpoint_override``, ``region``, ``scheme``) are pyarrow's.
-        Credentials come from the environment, as pyarrow finds them; they never appear in messages.
-        Raises InvalidConfiguration when pyarrow does not understand the URI.
+        Credentials come from the environment, as pyarrow finds them. Raises InvalidConfiguration
+        for a URI with credentials in it, whose text is not repeated, and for one that pyarrow does
+        not understand.
         """
         if "://" in uri:
-            shown = _without_secrets(uri)
+            shown = _without_options(uri)
             try:
                 filesystem, root = fs.FileSystem.from_uri(uri)
             except (ValueError, NotImplementedError):
-                # Arrow's own message repeats the URI, credentials included.
+                # Arrow's own message repeats the URI, options included.
                 raise InvalidConfiguration(
                     f"storage '{shown}' cannot be opened; "
                     "give a local folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX"
@@ -178,6 +179,29 @@ def _flush_folder(folder: str) -> None:
         os.close(descriptor)
 
 
-def _without_secrets(uri: str) -> str:
-    parts = urlsplit(uri)
+def _without_options(uri: str) -> str:
+    """A URI for messages and logs. Raises InvalidConfiguration when it holds credentials."""
+    try:
+        parts = urlsplit(uri)
+        refused = _holds_credentials(parts)
+    except ValueError:  # no address, or a secret that ends the address early with its slash
+        refused = True
+    if refused:
+        raise InvalidConfiguration(
+            "the storage URI has more than a bucket before its path, such as a key and a secret; "
+            "leave them out, as URIs end in logs. Credentials come from the environment: "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, or the "
+            "role of the machine. An S3 server of your own is named by ?endpoint_override=HOST:PORT"
+        )
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _holds_credentials(parts: SplitResult) -> bool:
+    """Whether a URI has a password or an S3 key before its path.
+
+    Raises ValueError for a port that is no number.
+    """
+    user = parts.netloc.rpartition("@")[0]
+    if parts.scheme == "s3":
+        return bool(user) or ":" in parts.netloc
+    return ":" in user or (parts.port is not None and parts.scheme == "gs")

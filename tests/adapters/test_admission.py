@@ -316,6 +316,28 @@ def test_adapter_of_other_weights_of_the_base_is_refused(make_folder, make_card)
         admit(folder, base="tiny-llama", base_fingerprint="b" * 64)
 
 
+@pytest.mark.parametrize(("trained", "held"), [("nf4", "fp32"), ("bf16", "nf4")])
+def test_adapter_of_another_precision_is_refused_with_what_to_set(
+    make_folder, make_card, trained, held
+):
+    folder = carded(make_folder(), make_card, precision=trained)
+    wishes = {"base": "tiny-llama", "base_fingerprint": FINGERPRINT}
+    with pytest.raises(AdapterRejected) as caught:
+        admit(folder, **wishes, precision=held)
+    assert caught.value.message.endswith(
+        f"was trained on tiny-llama in {trained}, this replica holds it in {held}; set precision "
+        f"{trained} for that base in the serving configuration, or train again in {held}"
+    )
+    assert admit(folder, **wishes, precision=trained) == admit(folder, **wishes)
+
+
+def test_precision_is_no_matter_between_different_bases(make_folder, make_card):
+    folder = carded(make_folder(), make_card, precision="nf4")
+    with pytest.raises(AdapterRejected) as caught:
+        admit(folder, base="phi-2", base_fingerprint="b" * 64, precision="fp32")
+    assert "precision" not in caught.value.message
+
+
 def test_content_other_than_the_card_says_is_refused(make_folder, make_card):
     folder = carded(make_folder(), make_card)
     shutil.copy(make_folder(seed=9) / "adapter_model.safetensors", folder)

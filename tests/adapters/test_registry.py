@@ -191,6 +191,25 @@ def test_unknown_names_are_answered_with_the_nearest(registry, make_folder, make
         registry.resolve("../../etc/passwd")
 
 
+def test_finding_needs_no_listing_and_gives_none_for_what_is_not_there(
+    registry, make_folder, make_card, monkeypatch
+):
+    folder = make_folder()
+    name = registry.publish(folder, make_card(folder), aliases=("latest", "prod"))
+
+    def no_listing(*_):
+        raise AssertionError("the storage was listed")
+
+    monkeypatch.setattr(Storage, "walk", no_listing)
+    monkeypatch.setattr(Storage, "names", no_listing)
+    for form in ("tiny-llama/topics", "tiny-llama/topics:prod", str(name), name):
+        assert registry.find(form) == registry.resolve(form) == name
+    for form in ("tiny-llama", "tiny-llama/x", "tiny-llama/topics:x", f"{name.adapter}@{'0' * 12}"):
+        assert registry.find(form) is None
+    with pytest.raises(InvalidName):
+        registry.find("../../etc/passwd")
+
+
 def test_alias_moves_and_goes(registry, make_folder, make_card):
     one, two = make_folder(seed=1), make_folder(seed=2)
     first = registry.publish(one, make_card(one))

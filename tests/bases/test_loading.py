@@ -200,7 +200,7 @@ def test_the_embedded_base_is_the_real_model(
     monkeypatch.setenv("LORALAND_CACHE", str(embedded_cache))
     base = load_base("smollm2-135m", "nf4")
     assert isinstance(base.entry, Base)
-    assert base.fingerprint.startswith("6cf5079e918f")
+    assert base.fingerprint.startswith("53247c80665e")
     ids = base.tokenizer("The capital of France is", return_tensors="pt").input_ids
     with torch.no_grad():
         answer = base.model(input_ids=ids).logits[0, -1].argmax()

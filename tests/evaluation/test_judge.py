@@ -7,7 +7,7 @@ import pytest
 
 from loraland.bases.loading import LoadedBase
 from loraland.bases.tiny import load_tiny
-from loraland.errors import SamplesMissing
+from loraland.errors import EngineFailed, SamplesMissing
 from loraland.evaluation.answering import grade
 from loraland.evaluation.judge import Exam, judge, regrade, score
 from loraland.evaluation.samples import Sample, read_samples, write_samples
@@ -88,7 +88,9 @@ def test_a_score_comes_again_from_samples_and_from_new_answers(
     again = regrade(TASK, first["samples"], first["base_samples"], split.source, storage)
     assert again.model_dump(exclude={"created"}) == first
     fresh = judge(base, adapter, "a" * 12, exam, storage, fresh=True)
-    assert fresh.model_dump(exclude={"created"}) == first
+    places = {"samples", "base_samples"}
+    numbers = {name: value for name, value in first.items() if name not in places}
+    assert fresh.model_dump(exclude={"created", *places}) == numbers
 
 
 def test_stored_answers_are_not_asked_for_again(
@@ -99,6 +101,36 @@ def test_stored_answers_are_not_asked_for_again(
     told: list[tuple[int, int]] = []
     judge(base, adapter, "b" * 12, exam, storage, on_answer=lambda *n: told.append(n))
     assert told[-1] == (6, 6)  # the base's six were there
+
+
+def test_new_answers_leave_the_stored_ones_alone(
+    base: LoadedBase, adapter: Path, split: Split, storage: Storage
+) -> None:
+    exam = exam_of(base, split)
+    stored = judge(base, adapter, "a" * 12, exam, storage)
+    before = storage.read(stored.base_samples)
+    fresh = judge(base, adapter, "a" * 12, exam, storage, fresh=True)
+    assert storage.read(stored.base_samples) == before
+    assert fresh.base_samples != stored.base_samples
+    assert storage.exists(fresh.base_samples)
+
+
+def test_an_engine_that_fails_leaves_no_samples_behind(
+    base: LoadedBase,
+    adapter: Path,
+    split: Split,
+    storage: Storage,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from loraland.engine.mixed import MixedBatch
+
+    def break_down(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(MixedBatch, "_forward", break_down)
+    with pytest.raises(EngineFailed, match="out of memory"):
+        judge(base, adapter, "a" * 12, exam_of(base, split), storage)
+    assert storage.names("samples") == []
 
 
 def test_samples_of_other_data_lie_elsewhere(base: LoadedBase, split: Split) -> None:

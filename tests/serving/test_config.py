@@ -59,6 +59,46 @@ def test_serve_run_finds_an_application_and_a_builder():
         call_user_app_builder_with_args_if_necessary(lora_land.build_app, {"nonsense": "1"})
 
 
+def test_the_arguments_of_serve_run_become_the_settings_of_a_base(monkeypatch, tmp_path):
+    from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
+    from ray.serve.scripts import convert_args_to_dict
+
+    from serve_apps import lora_land
+
+    configured = []
+    monkeypatch.setattr(
+        lora_land, "build", lambda config: (configured.append(config), build(config))[1]
+    )
+    typed = (
+        "name=mistral-7b num_gpus=1 num_cpus=0.5 precision=bf16 replicas=2 max_adapters=8 "
+        f"max_rank=16 max_batch=4 max_waiting=300 storage={tmp_path}"
+    )
+    arguments = convert_args_to_dict(tuple(typed.split()))
+    call_user_app_builder_with_args_if_necessary(lora_land.build_app, arguments)
+    (config,) = configured
+    assert config.storage == str(tmp_path)
+    assert config.bases == (
+        BaseSettings(
+            name="mistral-7b", num_gpus=1.0, num_cpus=0.5, precision="bf16", replicas=2,
+            max_adapters=8, max_rank=16, max_batch=4, max_waiting=300,
+        ),
+    )  # fmt: skip
+    (settings,) = config.bases
+    assert [type(settings.num_gpus), type(settings.max_adapters)] == [float, int]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["num_gpus=one", "num_gpus=-1", "replicas=1.5", "precision=int3", "gpus=1"]
+)
+def test_an_argument_of_serve_run_that_cannot_be_is_refused_by_its_name(wrong):
+    from ray.serve.scripts import convert_args_to_dict
+
+    from serve_apps.lora_land import Arguments
+
+    with pytest.raises(ValidationError, match=wrong.partition("=")[0]):
+        Arguments.model_validate(convert_args_to_dict((wrong,)))
+
+
 def test_a_checkout_serves_without_being_installed_and_leaves_platform_alone():
     code = (
         "import platform, serve_apps.lora_land, loraland, sys; "

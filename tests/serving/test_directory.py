@@ -8,6 +8,7 @@ import pytest
 
 from loraland.errors import AdapterRejected, InvalidName, UnknownModel
 from loraland.serving.directory import Directory, ShortMemory, describe_adapter
+from loraland.storage import Storage
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,24 @@ def test_an_unknown_name_is_answered_with_the_nearest(shop, name, nearest):
         resolve(shop, name)
     assert f"no model is called '{name}'" in caught.value.message
     assert nearest in caught.value.message
+
+
+def test_many_unknown_names_cost_one_listing_together(shop, monkeypatch):
+    walked, walk = [], Storage.walk
+    monkeypatch.setattr(
+        Storage, "walk", lambda self, path: (walked.append(path), walk(self, path))[1]
+    )
+
+    async def run():
+        directory = Directory(shop.registry, ["tiny-llama"], cache_s=600)
+        names = [f"tiny-llama/date{k}" for k in range(20)] + ["x", "tiny-llama/dates:prd"]
+        asked = [directory.resolve(name) for name in names]
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    errors = asyncio.run(run())
+    assert {type(error) for error in errors} == {UnknownModel}
+    assert "'tiny-llama/dates'" in errors[0].message
+    assert walked == ["adapters"]
 
 
 def test_a_name_in_no_form_is_invalid(shop):

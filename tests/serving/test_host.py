@@ -198,6 +198,18 @@ def test_an_adapter_of_other_weights_is_refused_with_the_reason_and_briefly_reme
     asyncio.run(run())
 
 
+def test_an_adapter_of_another_precision_is_refused_before_the_engine_sees_it(shop, tmp_path):
+    coarse = shop.publish("coarse", 7, precision="nf4")
+
+    async def run():
+        async with hosting(shop, tmp_path) as host:
+            with pytest.raises(AdapterRejected, match=r"in nf4, this replica holds it in fp32"):
+                await answer(host, order(coarse))
+            assert host.engine.residency() == []
+
+    asyncio.run(run())
+
+
 def test_an_adapter_of_another_base_is_refused_before_it_is_fetched(shop, tmp_path):
     async def run():
         async with hosting(shop, tmp_path) as host:

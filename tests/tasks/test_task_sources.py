@@ -10,9 +10,9 @@ import pytest
 
 from loraland import settings
 from loraland.errors import InvalidConfiguration, SourceUnavailable
-from loraland.tasks.catalogue import get_task, report_tasks
+from loraland.tasks.catalogue import generated_tasks, get_task, report_tasks
 from loraland.tasks.grading import gold_score
-from loraland.tasks.sources import fingerprint, load_split
+from loraland.tasks.sources import GENERATED_ROWS, fingerprint, load_split
 from loraland.tasks.task import HubSource, Task
 
 QNLI = [{"question": f"q{n}", "sentence": f"s{n}", "label": n % 2, "idx": n} for n in range(20)]
@@ -127,8 +127,30 @@ def test_a_data_folder_that_does_not_exist_is_an_error(monkeypatch: pytest.Monke
 
 def test_a_folder_of_rows_comes_before_the_generator(folder: Path) -> None:
     write(folder / "dates" / "test.parquet", [{"text": "1 May 2020", "iso": "2020-05-01"}])
+    write(folder / "dates" / "train.parquet", [{"text": "2 May 2020", "iso": "2020-05-02"}])
     assert load_split(get_task("dates"), "test", limit=9).rows[0]["text"] == "1 May 2020"
-    assert load_split(get_task("dates"), "train", limit=9).source == "generator:dates"
+    assert load_split(get_task("dates"), "train", limit=9).rows[0]["text"] == "2 May 2020"
+    assert load_split(get_task("topics"), "train", limit=9).source == "generator:topics"
+
+
+@pytest.mark.parametrize(("there", "asked"), [("test", "train"), ("train", "test")])
+@pytest.mark.parametrize("task", ["dates", "magicoder"])
+def test_a_folder_with_one_split_of_a_task_does_not_send_the_other_elsewhere(
+    folder: Path, task: str, there: str, asked: Any
+) -> None:
+    write(folder / task / f"{there}.parquet", QNLI)
+    write(folder / task / "more.parquet", QNLI)
+    with pytest.raises(SourceUnavailable) as caught:
+        load_split(get_task(task), asked, limit=3)
+    message = caught.value.message
+    assert f"{folder / task} has {there}.parquet but no {asked}.parquet" in message
+    assert f"put {task}/{asked}.parquet with columns" in message
+    assert f"remove {there}.parquet to use another source" in message
+
+
+def test_a_folder_of_a_task_with_neither_split_is_passed_over(folder: Path) -> None:
+    write(folder / "dates" / "more.parquet", QNLI)
+    assert load_split(get_task("dates"), "train", limit=3).source == "generator:dates"
 
 
 def test_a_generated_task_needs_no_folder_and_no_hub() -> None:
@@ -144,9 +166,16 @@ def test_generated_test_rows_are_the_same_for_every_seed() -> None:
     assert load_split(task, "test", limit=9, seed=1) == load_split(task, "test", limit=9, seed=2)
 
 
-def test_a_generated_task_without_a_limit_is_refused() -> None:
-    with pytest.raises(InvalidConfiguration, match="never ends; give a limit"):
-        load_split(get_task("dates"), "train", limit=None)
+@pytest.mark.parametrize("name", [task.name for task in generated_tasks()])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_generated_task_without_a_limit_has_its_default_number_of_rows(
+    name: str, split: Any
+) -> None:
+    task = get_task(name)
+    unlimited = load_split(task, split, limit=None, seed=3)
+    assert len(unlimited.rows) == GENERATED_ROWS
+    assert unlimited == load_split(task, split, limit=GENERATED_ROWS, seed=3)
+    assert load_split(task, split, limit=GENERATED_ROWS + 9).rows[-1] not in unlimited.rows
 
 
 def test_a_limit_below_one_is_refused() -> None:

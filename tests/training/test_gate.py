@@ -55,7 +55,7 @@ GOOD = items(("fire", "red"), ("grass", "green"))
 def test_good_data_passes_whole(tokenizer: PreTrainedTokenizerBase) -> None:
     report = look(tokenizer, GOOD)
     report.require_pass("colours")
-    assert (len(report.examples), report.dropped) == (2, 0)
+    assert (len(report.examples), report.dropped_long, report.dropped_overlap) == (2, 0, 0)
     assert report.refusals == report.warnings == []
 
 
@@ -74,7 +74,7 @@ def test_an_answer_that_would_be_truncated_is_refused_or_dropped_with_a_count(
         report.require_pass("colours")
     report = look(tokenizer, data, drop_long=True)
     report.require_pass("colours")
-    assert (len(report.examples), report.dropped) == (7, 1)
+    assert (len(report.examples), report.dropped_long) == (7, 1)
     assert "left out (1 rows)" in str(report.warnings[0])
 
 
@@ -157,7 +157,16 @@ def test_train_rows_of_the_test_split_are_refused_or_dropped_whatever_their_spel
     data = [*GOOD, *items(*[(f"leaf {n}", "green") for n in range(4)], ("rose", "red"))]
     report = look(tokenizer, data, test, drop_overlap=True)
     report.require_pass("colours")
-    assert (len(report.examples), report.dropped) == (6, 1)
+    assert (len(report.examples), report.dropped_overlap, report.dropped_long) == (6, 1, 0)
+    assert "in the test split, left out (1 rows)" in str(report.warnings[0])
+
+
+def test_train_rows_of_the_rest_of_the_test_split_are_refused_too(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    rest = items(("Fire", "red"))
+    with pytest.raises(DataRefused, match=r"in the test split.*\(1 rows\)"):
+        look(tokenizer, GOOD, held_out=rest).require_pass("colours")
 
 
 def test_one_class_is_a_warning(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -86,10 +86,10 @@ def test_every_architecture_learns_at_both_precisions(
     trained = run(base, tmp_path / "adapter", recipe)
     losses = [point.train_loss for point in trained.curve]
     assert losses[-1] < 0.8 * losses[0]
-    assert len(losses) == recipe.updates(18) == 14
+    assert len(losses) == recipe.updates(18) == 15
 
 
-@pytest.mark.parametrize("killed_at", [1, 2, 5, 14])
+@pytest.mark.parametrize("killed_at", [1, 2, 5, 15])
 def test_killed_and_resumed_equals_uninterrupted(
     base: LoadedBase, tmp_path: Path, killed_at: int
 ) -> None:
@@ -196,29 +196,40 @@ def test_a_checkpoint_of_another_run_is_refused(base: LoadedBase, tmp_path: Path
         CheckpointStore(storage, "runs/a", "b").load()
 
 
-def test_a_damaged_checkpoint_is_refused(base: LoadedBase, tmp_path: Path) -> None:
-    storage = Storage.open(str(tmp_path / "storage"))
-    store = CheckpointStore(storage, "runs/a", "a")
+@pytest.mark.parametrize("harm", ["flip", "cut", "empty"])
+def test_a_damaged_checkpoint_is_refused(base: LoadedBase, tmp_path: Path, harm: str) -> None:
+    store = CheckpointStore(Storage.open(str(tmp_path / "storage")), "runs/a", "a")
     with pytest.raises(Killed):
         run(base, tmp_path / "x", store=store, die_at=3)
-    [tensors] = [n for n in storage.names("runs/a") if n.endswith(".safetensors")]
-    content = bytearray(storage.read(f"runs/a/{tensors}"))
+    content = bytearray(store.storage.read(store.path))
     content[-1] ^= 1
-    storage.write(f"runs/a/{tensors}", bytes(content))
-    with pytest.raises(StorageCorrupt, match="damaged"):
+    harmed = {"flip": content, "cut": content[:-100], "empty": b""}[harm]
+    store.storage.write(store.path, bytes(harmed))
+    with pytest.raises(StorageCorrupt, match="damaged; delete it"):
         store.load()
 
 
-def test_only_the_newest_checkpoint_is_kept_and_clear_removes_it(
+def test_only_the_newest_checkpoint_is_kept_and_clear_removes_all(
     base: LoadedBase, tmp_path: Path
 ) -> None:
     storage = Storage.open(str(tmp_path / "storage"))
-    store = CheckpointStore(storage, "runs/a", "a")
+    store = CheckpointStore(storage, "runs/a/checkpoint", "a")
     run(base, tmp_path / "x", store=store)
-    assert storage.names("runs/a") == ["checkpoint-000014.safetensors", "checkpoint.json"]
+    assert storage.names("runs/a/checkpoint") == ["checkpoint.safetensors"]
+    found = store.load()
+    assert found is not None
+    assert found[0].update == 14
     store.clear()
     assert storage.names("runs/a") == []
     assert store.load() is None
+
+
+def test_a_validation_loss_that_is_no_number_stops_the_run(
+    base: LoadedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loraland.training.loop._Run.evaluate", lambda *_: math.nan)
+    with pytest.raises(TrainingDiverged, match="validation loss is nan at update 2"):
+        run(base, tmp_path / "adapter")
 
 
 def test_a_trained_adapter_has_an_effect_and_its_canary_says_which(

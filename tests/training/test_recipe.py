@@ -28,6 +28,12 @@ def test_updates_follow_examples_or_epochs_whichever_ends_first() -> None:
     assert both.updates(train_examples=30) == 8
 
 
+def test_short_last_updates_of_epochs_do_not_shorten_a_run() -> None:
+    recipe = get_recipe("report")
+    assert recipe.updates(train_examples=10) == 4_000  # of 10 examples each: 40,000 seen
+    assert recipe.updates(train_examples=635) == 62 * 40 + 40  # 62 epochs of 40, and 630 more
+
+
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(UnknownRecipe, match="did you mean 'quick'"):
         get_recipe("quik")

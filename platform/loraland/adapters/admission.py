@@ -95,19 +95,23 @@ def admit(
     base: str,
     base_fingerprint: str,
     limits: Limits | None = None,
+    precision: str | None = None,
     linears: Linears | None = None,
 ) -> AdapterFacts:
     """Examine a folder and its card for a replica that serves `base`.
 
-    `linears`, where given, are the base's linear layers, which the adapter's shapes must fit.
-    Raises AdapterRejected with everything that is wrong.
+    `precision` and `linears`, where given, are those of the base: an adapter meets the arithmetic
+    that it was trained on, and its shapes fit the linear layers. Raises AdapterRejected with
+    everything that is wrong.
     """
     name = folder.name
     facts, problems = _inspect(folder, limits or Limits())
     try:
         card = read_card(folder)
         name = str(card.name)
-        problems += card_mismatches(card, facts, base=base, base_fingerprint=base_fingerprint)
+        problems += card_mismatches(
+            card, facts, base=base, base_fingerprint=base_fingerprint, precision=precision
+        )
     except AdapterRejected as error:
         problems.append(f"is without a usable card: {error.message}")
     if facts is not None and linears is not None:
@@ -118,7 +122,12 @@ def admit(
 
 
 def card_mismatches(
-    card: Card, facts: AdapterFacts | None, *, base: str, base_fingerprint: str
+    card: Card,
+    facts: AdapterFacts | None,
+    *,
+    base: str,
+    base_fingerprint: str,
+    precision: str | None = None,
 ) -> list[str]:
     """Why an adapter with this card may not be served by this base; empty when it may."""
     found = []
@@ -132,6 +141,12 @@ def card_mismatches(
             f"was trained on other weights of {base} (fingerprint {card.base_fingerprint[:12]}) "
             f"than this replica serves (fingerprint {base_fingerprint[:12]}); "
             "retrain it or serve those weights"
+        )
+    if card.base == base and precision not in (None, card.precision):
+        found.append(
+            f"was trained on {base} in {card.precision}, this replica holds it in {precision}; "
+            f"set precision {card.precision} for that base in the serving configuration, "
+            f"or train again in {precision}"
         )
     if facts is not None and facts.version != card.version:
         found.append(

@@ -53,6 +53,7 @@ class DataStamp(_Part):
     train_rows: PositiveInt
     validation_rows: NonNegativeInt
     dropped_long: NonNegativeInt  # rows left out because they exceed the token limit
+    dropped_overlap: NonNegativeInt = 0  # rows left out because their prompt is in the test split
 
 
 class CurvePoint(_Part):

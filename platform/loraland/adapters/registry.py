@@ -112,20 +112,36 @@ class Registry:
         entries = [Entry(name, card, tuple(aliases.get(name, ()))) for name, card in cards.items()]
         return sorted(entries, key=lambda entry: (entry.name.adapter, entry.card.created))
 
-    def resolve(self, name: str | ModelName) -> ModelName:
-        """The version that a name stands for now.
+    def find(self, name: str | ModelName) -> ModelName | None:
+        """The version that a name stands for now, None when there is none; a base alone has none.
 
-        Raises InvalidName, and UnknownModel naming the nearest; a base alone is no adapter and
-        unknown here.
+        Two small reads and no listing, whatever the registry holds. Raises InvalidName,
+        StorageCorrupt.
         """
         asked = _as_name(name)
         if asked.task is None:
-            raise UnknownModel(f"'{asked}' is a base, not an adapter; {self._nearest(asked)}")
+            return None
         version = asked.version or self._pointed_at(asked, asked.alias or LATEST)
         if version is None or not self._has_card(asked.at(version)):
-            where = self.storage.uri
-            raise UnknownModel(f"no adapter '{asked}' in {where}; {self._nearest(asked)}")
+            return None
         return asked.at(version)
+
+    def resolve(self, name: str | ModelName) -> ModelName:
+        """As `find`, but a name that stands for nothing is an error, told with what is near it.
+
+        Raises InvalidName, StorageCorrupt, and UnknownModel naming the nearest, which costs a
+        listing.
+        """
+        asked = _as_name(name)
+        found = self.find(asked)
+        if found is not None:
+            return found
+        what = (
+            f"'{asked}' is a base, not an adapter"
+            if asked.task is None
+            else f"no adapter '{asked}' in {self.storage.uri}"
+        )
+        raise UnknownModel(f"{what}; {self._nearest(asked)}")
 
     def card(self, name: str | ModelName) -> Card:
         """The card of an adapter. Raises InvalidName, UnknownModel, StorageCorrupt."""

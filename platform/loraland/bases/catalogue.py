@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from loraland.errors import UnknownBase, did_you_mean
 
 Precision = Literal["fp32", "bf16", "nf4"]
-Architecture = Literal["llama", "mistral", "phi", "gemma"]
 
 
 class Base(BaseModel):
@@ -25,7 +24,7 @@ class Base(BaseModel):
 
     name: str  # in our words, e.g. "mistral-7b"
     hub_id: str  # e.g. "mistralai/Mistral-7B-v0.1"; also the name that adapters record for PEFT
-    architecture: Architecture
+    architecture: str  # as transformers names it, e.g. "llama"
     parameters: int = Field(gt=0)
     context_tokens: int = Field(gt=0)
     chat: bool = False  # tuned for chat, with a template

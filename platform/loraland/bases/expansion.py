@@ -7,9 +7,11 @@ dequantised values.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import bitsandbytes
+import psutil
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from torch import nn
@@ -17,17 +19,27 @@ from transformers import PreTrainedModel
 
 from loraland.bases.loading import LoadedBase
 
+logger = logging.getLogger(__name__)
+
 
 def expand_for_inference(base: LoadedBase) -> None:
-    """Replace the 4-bit layers of a CPU base by plain ones with equal weights; changes nothing
-    elsewhere.
+    """Replace the 4-bit layers of a CPU base by plain ones with equal weights.
 
-    Takes 4 bytes per parameter instead of about a half. The precision of the base keeps its name,
-    because what it computes is what it computed before.
+    Takes 4 bytes per parameter instead of about a half; changes nothing on a GPU, at another
+    precision, or where memory does not suffice. The precision of the base keeps its name, because
+    what it computes is what it computed before.
     """
-    if base.precision == "nf4" and base.device.type == "cpu":
-        for parent, name, layer in _four_bit_layers(base.model):
-            setattr(parent, name, _expanded(layer))
+    if base.precision != "nf4" or base.device.type != "cpu":
+        return
+    layers = _four_bit_layers(base.model)
+    needed = sum(4 * layer.in_features * layer.out_features for _, _, layer in layers)
+    if needed > psutil.virtual_memory().available:
+        logger.info(
+            "base %s stays in 4 bits: %.1f GB more do not fit", base.entry.name, needed / 1e9
+        )
+        return
+    for parent, name, layer in layers:
+        setattr(parent, name, _expanded(layer))
 
 
 def _four_bit_layers(model: PreTrainedModel) -> list[tuple[nn.Module, str, Any]]:

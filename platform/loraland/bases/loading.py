@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from loraland.adapters.names import is_part
 from loraland.bases import embedded
 from loraland.bases.catalogue import Base, Precision, get_base
 from loraland.bases.fingerprint import fingerprint
@@ -115,9 +116,15 @@ def base_from_folder(folder: Path, name: str | None = None) -> Base:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise BaseUnavailable(f"{folder} is not a model folder: {error}") from error
+    name = name or folder.name.lower()
+    if not is_part(name):
+        raise BaseUnavailable(
+            f"the folder's name '{name}' cannot be the name of a base; "
+            "rename it to letters, digits, '.', '_' and '-'"
+        )
     return Base(
-        name=name or folder.name,
-        hub_id=name or folder.name,
+        name=name,
+        hub_id=name,
         architecture=config.model_type,
         parameters=max(1, sum(file.stat().st_size for file in folder.glob("*.safetensors")) // 4),
         context_tokens=config.max_position_embeddings,

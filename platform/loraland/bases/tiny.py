@@ -8,7 +8,7 @@ do.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -22,8 +22,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from loraland.bases.catalogue import Architecture, Precision
+from loraland.bases.catalogue import Precision
 from loraland.bases.loading import LoadedBase, base_from_folder, load_folder
+
+Architecture = Literal["llama", "mistral", "phi", "gemma"]
 
 SPECIAL = ["<pad>", "<s>", "</s>"]  # ids 0, 1, 2; the 256 bytes follow
 VOCABULARY = len(SPECIAL) + 256

@@ -7,17 +7,19 @@ wrong.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from transformers import PreTrainedTokenizerBase
 
 from loraland.engine.protocol import Engine, Request, Sampling
 from loraland.engine.text import Completion, complete_all, encode
-from loraland.errors import LoraLandError
+from loraland.errors import ContextTooLong, InvalidRequest, LoraLandError
 from loraland.evaluation.samples import Sample
 from loraland.tasks.grading import grader_for
 from loraland.tasks.task import Item, Task
+
+OF_THE_ITEM = (ContextTooLong, InvalidRequest)  # errors that would come again for the same item
 
 Model = str | None  # a version loaded into the engine, or None for the base
 
@@ -28,26 +30,28 @@ async def answer(
     stop_token_ids: frozenset[int],
     task: Task,
     items: Sequence[Item],
-    models: Sequence[Model],
+    model: Model,
     on_done: Callable[[], None] | None = None,
-) -> Mapping[Model, list[Sample]]:
-    """The graded answers of each model to each item, in the order of the items."""
+) -> list[Sample]:
+    """The graded answers of a model, in the order of the items.
+
+    An item that cannot be put to the model (too long for its context) is a failed sample. An engine
+    that fails raises, because its trouble says nothing about the model.
+    """
     sampling = Sampling(max_new_tokens=task.max_new_tokens, stop_token_ids=stop_token_ids)
-    asked = [(model, index) for index in range(len(items)) for model in models]
     requests = [
-        Request(
-            f"{model or 'base'}#{index}", encode(tokenizer, items[index].prompt), model, sampling
-        )
-        for model, index in asked
+        Request(f"{model or 'base'}#{index}", encode(tokenizer, item.prompt), model, sampling)
+        for index, item in enumerate(items)
     ]
     tell = None if on_done is None else lambda _: on_done()
     # Many bases begin with a line break; taking that for the end of their answer would flatter the
     # adapter.
     answers = await complete_all(engine, tokenizer, requests, task.stop, trim=True, on_done=tell)
-    samples: dict[Model, list[Sample]] = {model: [] for model in models}
-    for (model, index), given in zip(asked, answers, strict=True):
-        samples[model].append(_sample(index, items[index], given))
-    return {model: grade(task, rows) for model, rows in samples.items()}
+    for given in answers:
+        if isinstance(given, LoraLandError) and not isinstance(given, OF_THE_ITEM):
+            raise given
+    asked = zip(items, answers, strict=True)
+    return grade(task, [_sample(index, *pair) for index, pair in enumerate(asked)])
 
 
 def grade(task: Task, samples: Sequence[Sample]) -> list[Sample]:

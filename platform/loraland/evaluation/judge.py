@@ -25,7 +25,8 @@ from loraland.storage import Storage
 from loraland.tasks.sources import Split
 from loraland.tasks.task import Item, Task
 
-BATCH = 32  # rows of one forward pass; base and adapters share it
+FORMAT = 1  # raise when the same items would be put or cut differently
+BATCH = 32  # rows of one forward pass
 
 OnAnswer = Callable[[int, int], None]  # answers so far, answers in all
 
@@ -60,7 +61,6 @@ class Exam:
             "precision": self.precision,
             "task": self.task.name,
             "version": version,
-            "data_source": self.data_source,
             "data_fingerprint": self.data_fingerprint,
             "items": len(self.items),
             "prompts": hashlib.sha256(
@@ -69,6 +69,7 @@ class Exam:
             "stop": list(self.task.stop),
             "max_new_tokens": self.task.max_new_tokens,
             "sampling": "greedy",
+            "format": FORMAT,
         }
 
     def path(self, version: Model) -> str:
@@ -76,6 +77,10 @@ class Exam:
         stamp = json.dumps(self.stamp(version), sort_keys=True).encode()
         key = hashlib.sha256(stamp).hexdigest()[:12]
         return f"samples/{self.base_name}/{self.task.name}/{version or 'base'}-{key}.parquet"
+
+    def fresh_path(self, version: str, model: Model) -> str:
+        """Where new answers go that leave the stored ones alone: other scores stand on those."""
+        return f"{self.path(model).removesuffix('.parquet')}-again-{version}.parquet"
 
 
 def judge(
@@ -90,15 +95,19 @@ def judge(
 ) -> Score:
     """Ask the base and the adapter in `folder` every item, store the samples, and score them.
 
-    Models whose samples are stored already are not asked again, unless `fresh`.
+    A model whose samples are stored already is not asked again. `fresh` asks both, and stores the
+    answers beside the others. Raises EngineFailed, EngineStopped; then nothing is stored.
     """
-    models: list[Model] = [None, version]
-    missing = [model for model in models if fresh or not storage.exists(exam.path(model))]
+    places: dict[Model, str] = {
+        model: exam.fresh_path(version, model) if fresh else exam.path(model)
+        for model in (None, version)
+    }
+    missing = [m for m, place in places.items() if fresh or not storage.exists(place)]
     if missing:
         found = asyncio.run(_ask(base, folder, version, exam, missing, on_answer))
         for model, samples in found.items():
-            write_samples(storage, exam.path(model), samples, exam.stamp(model))
-    return regrade(exam.task, exam.path(version), exam.path(None), exam.data_source, storage)
+            write_samples(storage, places[model], samples, exam.stamp(model))
+    return regrade(exam.task, places[version], places[None], exam.data_source, storage)
 
 
 def regrade(
@@ -168,11 +177,16 @@ async def _ask(
 
     engine = ReferenceEngine.of(base, max_batch=BATCH)
     try:
-        if version in models:
-            await engine.load(version, folder)
         stops = stop_token_ids(base.tokenizer, base.model)
-        return dict(
-            await answer(engine, base.tokenizer, stops, exam.task, exam.items, models, count)
-        )
+        answers: dict[Model, list[Sample]] = {}
+        # One model after the other: what it answers never depends on who else is asked. The base
+        # comes first, before any adapter is put into its layers.
+        for model in models:
+            if model is not None:
+                await engine.load(model, folder)
+            answers[model] = await answer(
+                engine, base.tokenizer, stops, exam.task, exam.items, model, count
+            )
+        return answers
     finally:
         await engine.close()

@@ -20,7 +20,7 @@ from loraland.storage import Storage
 from loraland.tasks.catalogue import get_task
 from loraland.tasks.sources import load_split
 
-MAX_ITEMS = 200  # of an adapter that has no score yet
+MAX_ITEMS = 100  # of an adapter that has no score yet
 
 
 class Evaluation(NamedTuple):
@@ -35,8 +35,8 @@ class Evaluation(NamedTuple):
         """Whether every number of the stored score came out again; None when there was none."""
         if self.stored is None:
             return None
-        when = {"created"}
-        return self.computed.model_dump(exclude=when) == self.stored.model_dump(exclude=when)
+        aside = {"created", "samples", "base_samples"}
+        return self.computed.model_dump(exclude=aside) == self.stored.model_dump(exclude=aside)
 
 
 def regrade_model(name: str, storage: Storage) -> Evaluation:
@@ -84,9 +84,12 @@ def evaluate_model(
     with tempfile.TemporaryDirectory(prefix="loraland-") as place:
         folder = registry.fetch(resolved, Path(place))
         version = str(resolved.version)
-        computed = judge(loaded, folder, version, exam, storage, fresh=True, on_answer=on_answer)
+        known = stored is not None and stored.samples == exam.path(version)
+        computed = judge(loaded, folder, version, exam, storage, fresh=known, on_answer=on_answer)
+    if known:
+        return Evaluation(str(resolved), computed, stored)
     registry.put_card(resolved, registry.card(resolved).with_score(computed))
-    return Evaluation(str(resolved), computed, stored)
+    return Evaluation(str(resolved), computed, None)
 
 
 def _newest(card: Card) -> Score | None:

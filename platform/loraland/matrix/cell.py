@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from loraland.adapters.card import Score
@@ -28,8 +29,21 @@ class Cell:
     task: str
     recipe: Recipe
     seed: int = 0
-    max_examples: int | None = None  # rows of the train split, validation included; None: all
-    max_items: int | None = 200  # held-out items to be judged on; None: all
+    max_examples: int | None = None  # rows of the train split, validation included
+    max_items: int | None = 100  # held-out items to be judged on
+
+    @property
+    def has_local_base(self) -> bool:
+        """Whether the base is a path and not a name."""
+        return "/" in self.base or self.base.startswith(".")
+
+    def located(self) -> Cell:
+        """The same cell for another working directory: a path made absolute."""
+        return (
+            replace(self, base=str(Path(self.base).expanduser().resolve()))
+            if (self.has_local_base)
+            else self
+        )
 
     @property
     def label(self) -> str:
@@ -80,14 +94,21 @@ class CellFailure(NamedTuple):
 
 
 def run_key(
-    cell: Cell, task: Task, base_fingerprint: str, data_fingerprint: str, test_fingerprint: str
+    cell: Cell,
+    task: Task,
+    base_fingerprint: str,
+    tokenizer_digest: str,
+    data_fingerprint: str,
+    test_fingerprint: str,
 ) -> str:
     """16 hex digits over all that decides which adapter comes out."""
     decides = {
         "format": FORMAT,
         "base": base_fingerprint,
+        "tokenizer": tokenizer_digest,
         "data": data_fingerprint,
-        "test": test_fingerprint,  # overlapping train rows may be dropped
+        # Test rows decide only which train rows are dropped, where the recipe lets them be.
+        "test": test_fingerprint if cell.recipe.overlap == "drop" else None,
         "task": task.name,
         "prompt": task.prompt,
         "recipe": cell.recipe.model_dump(mode="json", exclude={"name"}),

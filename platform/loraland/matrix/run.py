@@ -18,7 +18,7 @@ from loraland.adapters.names import ModelName
 from loraland.adapters.registry import Registry
 from loraland.bases.catalogue import Base
 from loraland.bases.expansion import expand_for_inference
-from loraland.bases.fingerprint import fingerprint
+from loraland.bases.fingerprint import fingerprint, tokenizer_digest
 from loraland.bases.loading import LoadedBase, find_base, find_folder, load_base, load_tokenizer
 from loraland.errors import UnknownModel
 from loraland.evaluation.judge import Exam, judge
@@ -27,7 +27,7 @@ from loraland.matrix.cell import Cell, CellEvent, CellResult, run_key
 from loraland.storage import Storage
 from loraland.tasks.catalogue import get_task
 from loraland.tasks.sources import Split, load_split
-from loraland.tasks.task import Task
+from loraland.tasks.task import Item, Task
 from loraland.training.checkpoint import CheckpointStore
 from loraland.training.effect import measure_canary
 from loraland.training.examples import Example
@@ -37,19 +37,27 @@ from loraland.training.loop import TrainedAdapter, train
 OnEvent = Callable[[CellEvent], None]
 
 
-def run_cell(cell: Cell, storage: Storage, on_event: OnEvent = lambda event: None) -> CellResult:
+def run_cell(
+    cell: Cell,
+    storage: Storage,
+    on_event: OnEvent = lambda event: None,
+    *,
+    device: str | None = None,
+) -> CellResult:
     """Bring a cell to its end, doing only what is missing.
 
+    `device` is where the base goes; None takes a GPU where there is one.
     Raises DataRefused, TrainingDiverged, NoEffect, BaseUnavailable, SourceUnavailable, ...: every
     error names what to do, and starting the cell again is always safe.
     """
-    work = _Work.prepare(cell, storage, on_event)
+    work = _Work.prepare(cell, storage, on_event, device)
     finished = work.finished_model()
     base: LoadedBase | None = None  # loaded only when something is left to do
     trained = finished is None
     if finished is None:
         base = work.load_base()
         finished = work.train_and_publish(base)
+    work.checkpoints.clear()  # also what a kill after the result was written left
     score = work.stored_score(finished) or work.judge(base or work.load_base(), finished)
     work.tell("done", 1, 1)
     warnings = tuple(str(finding) for finding in work.report.warnings)
@@ -63,6 +71,7 @@ class _Work:
     cell: Cell
     storage: Storage
     on_event: OnEvent
+    device: str | None
     task: Task
     entry: Base
     train_split: Split
@@ -71,25 +80,35 @@ class _Work:
     key: str
 
     @classmethod
-    def prepare(cls, cell: Cell, storage: Storage, on_event: OnEvent) -> _Work:
+    def prepare(cls, cell: Cell, storage: Storage, on_event: OnEvent, device: str | None) -> _Work:
         on_event(CellEvent(cell.label, "data", 0, 0))
         task, entry, recipe = get_task(cell.task), find_base(cell.base), cell.recipe
         train_split = load_split(task, "train", limit=cell.max_examples, seed=cell.seed)
         test_split = load_split(task, "test", limit=cell.max_items, seed=cell.seed)
         on_event(CellEvent(cell.label, "base", 0, 0, note="reading the base"))
+        tokenizer = load_tokenizer(entry)
         report = inspect(
             task,
-            [task.for_split("train").item(row) for row in train_split.rows],
-            [task.for_split("test").item(row) for row in test_split.rows],
-            load_tokenizer(entry),
+            train_split.items(),
+            test_split.items(),
+            tokenizer,
+            held_out=_rest_of(test_split),
             max_length=min(recipe.max_length, entry.context_tokens),
             drop_long=recipe.too_long == "drop",
             drop_overlap=recipe.overlap == "drop",
         )
         report.require_pass(task.name)
-        base_fingerprint = fingerprint(find_folder(entry))
-        key = run_key(cell, task, base_fingerprint, train_split.fingerprint, test_split.fingerprint)
-        return cls(cell, storage, on_event, task, entry, train_split, test_split, report, key)
+        key = run_key(
+            cell,
+            task,
+            fingerprint(find_folder(entry)),
+            tokenizer_digest(tokenizer),
+            train_split.fingerprint,
+            test_split.fingerprint,
+        )
+        return cls(
+            cell, storage, on_event, device, task, entry, train_split, test_split, report, key
+        )
 
     @property
     def folder(self) -> str:
@@ -109,12 +128,15 @@ class _Work:
         except UnknownModel:
             return None
 
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        return CheckpointStore(self.storage, f"{self.folder}/checkpoint", self.key)
+
     def load_base(self) -> LoadedBase:
-        return load_base(self.entry, self.cell.recipe.precision)
+        return load_base(self.entry, self.cell.recipe.precision, self.device)
 
     def train_and_publish(self, base: LoadedBase) -> ModelName:
         training, validation = split_validation(self.report.examples, self.cell)
-        checkpoints = CheckpointStore(self.storage, self.folder, self.key)
         with tempfile.TemporaryDirectory(prefix="loraland-") as place:
             trained = train(
                 base,
@@ -123,7 +145,7 @@ class _Work:
                 self.cell.recipe,
                 Path(place) / "adapter",
                 seed=self.cell.seed,
-                checkpoints=checkpoints,
+                checkpoints=self.checkpoints,
                 on_update=lambda point, total: self.tell("train", point.step, total, point),
             )
             self.tell("publish", 0, 1)
@@ -134,7 +156,6 @@ class _Work:
             card = self._card(base, trained, len(training), len(validation), canary=canary)
             name = Registry(self.storage).publish(trained.folder, card)
         self.storage.write_json(f"{self.folder}/result.json", {"model": str(name)})
-        checkpoints.clear()
         return name
 
     def _card(
@@ -160,7 +181,8 @@ class _Work:
                 source=self.train_split.source,
                 train_rows=train_rows,
                 validation_rows=validation_rows,
-                dropped_long=self.report.dropped,
+                dropped_long=self.report.dropped_long,
+                dropped_overlap=self.report.dropped_overlap,
             ),
             curve=trained.curve,
             best_step=trained.best_step,
@@ -199,6 +221,16 @@ class _Work:
             )
         registry.put_card(name, registry.card(name).with_score(score))
         return score
+
+
+def _rest_of(split: Split) -> list[Item]:
+    """The items of a finite test split that the cell is not judged on, but others may be.
+
+    Train and test rows of a generator are disjoint by construction.
+    """
+    if split.task.generator is not None and split.source.startswith("generator:"):
+        return []
+    return load_split(split.task, "test", limit=None).items()[len(split.rows) :]
 
 
 def split_validation(

@@ -11,15 +11,18 @@ from __future__ import annotations
 import json
 import os
 import time
+import uuid
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.logger import JsonLoggerCallback
 
 from loraland import settings
 from loraland.adapters.card import Score
-from loraland.errors import LoraLandError, error_of
+from loraland.errors import InvalidConfiguration, LoraLandError, error_of
 from loraland.matrix.cell import Cell, CellEvent, CellFailure, CellResult
 from loraland.storage import Storage
 
@@ -37,17 +40,25 @@ class Resources(NamedTuple):
 
 
 def default_resources(ray: Any, cpus: float | None = None, gpus: float | None = None) -> Resources:
-    """A trial gets all cores of a node, or one GPU with the cores that go with it, unless told
-    otherwise.
+    """A trial gets one GPU where there is one, and the free cores of the node that go with it.
+
+    Raises InvalidConfiguration when no node could ever give what is asked.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    gpu_nodes = [node for node in nodes if node.get("GPU", 0) >= 1]
-    if gpus is None:
-        gpus = 1 if gpu_nodes else 0
+    most_gpus = max(node.get("GPU", 0) for node in nodes)
+    gpus = min(1, most_gpus) if gpus is None else gpus
+    fitting = [node for node in nodes if node.get("GPU", 0) >= gpus]
+    most_cpus = max((node.get("CPU", 0) for node in fitting), default=0)
+    if not fitting or (cpus or 0) > most_cpus:
+        raise InvalidConfiguration(
+            f"{cpus or 1:g} CPUs and {gpus:g} GPUs are asked for one process; the largest node "
+            f"here has {max(node.get('CPU', 0) for node in nodes):g} CPUs and {most_gpus:g} GPUs. "
+            "Ask for less with --cpus and --gpus, or join a larger cluster (RAY_ADDRESS)"
+        )
     if cpus is None:
-        chosen = max(gpu_nodes if gpus else nodes, key=lambda node: node.get("CPU", 0))
-        share = chosen["GPU"] / gpus if gpus and gpu_nodes else 1
-        cpus = max(1, int(chosen.get("CPU", 1) / share))
+        free = min(most_cpus, ray.available_resources().get("CPU", 0))
+        shares = max(1, most_gpus // gpus) if gpus else 1
+        cpus = max(1, int(free // shares))
     return Resources(cpus, gpus)
 
 
@@ -61,14 +72,15 @@ def run_cells(
 
     Results in the order of the cells.
     """
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # one log is enough
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints even when told not to
     # Ctrl-C is for the caller, who stops what it started; Tune would turn it into a quiet early
     # return.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     where = tune.with_resources(train_cell, {"cpu": resources.cpus, "gpu": resources.gpus})
+    places = _places(storage_uri)
     space = [
-        {"index": index, "cell": cell.to_json(), "storage": storage_uri, "cpus": resources.cpus}
+        {"index": index, "cell": cell.located().to_json(), "places": places, **resources._asdict()}
         for index, cell in enumerate(cells)
     ]
     tuner = Tuner(
@@ -82,10 +94,10 @@ def run_cells(
             ),
         ),
         run_config=RunConfig(
-            name=f"cells-{time.strftime('%Y%m%d-%H%M%S')}",
-            storage_path=_tune_storage(storage_uri),
+            name=f"cells-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
+            storage_path=_tune_storage(places[settings.STORAGE]),
             failure_config=FailureConfig(max_failures=RETRIES),
-            callbacks=[_Listener(on_event)],
+            callbacks=[_Listener(on_event), JsonLoggerCallback()],
             verbose=0,
         ),
     )
@@ -101,15 +113,40 @@ def train_cell(config: dict[str, Any]) -> None:
 
     from loraland.matrix.run import run_cell
 
+    os.environ.update(job["places"])
     torch.set_num_threads(max(1, int(job["cpus"])))
-    cell = Cell.from_json(job["cell"])
+    _free_memory()  # the process may have run another cell before
+    cell, device = Cell.from_json(job["cell"]), None if job["gpus"] else "cpu"
     reporter = _Reporter()
     try:
-        result = run_cell(cell, Storage.open(job["storage"]), reporter.report)
+        storage = Storage.open(settings.storage_uri())
+        result = run_cell(cell, storage, reporter.report, device=device)
     except LoraLandError as error:
         tune.report({"error_code": error.code, "error": error.message})
     else:
         tune.report({"result": _result_to_json(result), "lift": result.score.lift})
+
+
+def _places(storage_uri: str) -> dict[str, str]:
+    """The caller's places for processes with another environment and another working directory."""
+    named = {settings.STORAGE: storage_uri}
+    for name in (settings.DATA, settings.CACHE):
+        if value := os.environ.get(name):
+            named[name] = value
+    return {
+        name: value if "://" in value else str(Path(value).expanduser().resolve())
+        for name, value in named.items()
+    }
+
+
+def _free_memory() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 class _Reporter:

@@ -100,16 +100,11 @@ class Directory:
 
     async def _resolve(self, text: str) -> ModelName:
         name = ModelName.parse(text)
-        if name.task is None:
-            if name.base in self._bases:
-                return name
-            raise UnknownModel(f"no model is called '{text}'; {await self._nearest(text)}")
-        try:
-            found = await asyncio.to_thread(self._registry.resolve, name)
-        except UnknownModel:
-            raise UnknownModel(
-                f"no model is called '{text}'; {await self._nearest(text)}"
-            ) from None
+        if name.task is None and name.base in self._bases:
+            return name
+        found = await asyncio.to_thread(self._registry.find, name)
+        if found is None:
+            raise UnknownModel(f"no model is called '{text}'; {await self._nearest(name)}")
         if found.base not in self._bases:
             raise AdapterRejected(
                 f"adapter '{found}' is for base '{found.base}', which this application does not "
@@ -117,15 +112,15 @@ class Directory:
             )
         return found
 
-    async def _nearest(self, text: str) -> str:
-        entries = await self.entries()
-        same = [e for e in entries if e.name.adapter == ModelName.parse(text).adapter]
+    async def _nearest(self, name: ModelName) -> str:
+        entries = await self.entries()  # one listing for all the names that are asked in a while
+        same = [e for e in entries if e.name.adapter == name.adapter]
         if same:  # the adapter is there, its version or alias is not
             names = [str(e.name) for e in same]
             names += [f"{e.name.adapter}:{alias}" for e in same for alias in e.aliases]
         else:
             names = [*self._bases, *(e.name.adapter for e in entries)]
-        return did_you_mean(text, names) + " GET /v1/models lists all"
+        return did_you_mean(str(name), names) + " GET /v1/models lists all"
 
     async def _list(self, _: str) -> list[Entry]:
         def warn(error: LoraLandError) -> None:

@@ -71,6 +71,7 @@ class BaseHost:
             base=self._base.entry.name,
             base_fingerprint=self._base.fingerprint,
             limits=self._limits,
+            precision=self._base.precision,
             linears=self._linears,
         )
         return folder

@@ -44,7 +44,7 @@ class Replica:
 
     def __init__(self, config: BaseSettings, storage: str) -> None:
         """Load the base, which takes seconds to minutes. Raises what `load_base` raises."""
-        base = load_base(entry_of(config), config.precision)
+        base = load_base(entry_of(config), config.precision, device_of(config))
         expand_for_inference(base)
         self._engine = ReferenceEngine.of(
             base, max_batch=config.max_batch, max_waiting=config.max_waiting
@@ -103,3 +103,12 @@ def entry_of(config: BaseSettings) -> Base:
     if config.folder is not None:
         return base_from_folder(config.folder.expanduser(), config.name)
     return get_base(config.name)
+
+
+def device_of(config: BaseSettings) -> str | None:
+    """Where a replica's base goes; None: the first GPU of those that Ray gives it.
+
+    A replica that asked for none may see those of the machine all the same, and must not take one
+    from whoever holds it.
+    """
+    return "cpu" if config.num_gpus == 0 else None

@@ -23,8 +23,11 @@ from loraland.tasks.generated import get_generator
 from loraland.tasks.task import HubSource, Item, Row, SplitName, Task, as_text
 from loraland.tasks.text import normalised_hash
 
-__all__ = ["Split", "fingerprint", "load_split", "normalised_hash"]
+__all__ = ["GENERATED_ROWS", "Split", "fingerprint", "load_split", "normalised_hash"]
 
+# Rows of a generated split when no limit is given, since it has no end: about what the smallest
+# base needs to learn such a task, and enough held-out items to tell whether it has.
+GENERATED_ROWS = 300
 PARQUET_EXPORT = (
     "refs/convert/parquet"  # the hub's own Parquet copy of data sets that need a script
 )
@@ -49,10 +52,9 @@ def load_split(task: Task, split: SplitName, *, limit: int | None, seed: int = 0
     """The rows of a split from the first source that has the task.
 
     Train rows are shuffled with `seed`, then cut to `limit`. Test rows keep their order, and the
-    first `limit` are taken, so that every seed is judged on the same ones. `limit=None` takes all;
-    a generator has no end and needs a limit. Raises SourceUnavailable when no source has the task
-    or one is damaged, InvalidConfiguration when the limit is below 1, or missing where it is
-    needed.
+    first `limit` are taken, so that every seed is judged on the same ones. `limit=None` takes all,
+    and of a generator, which has no end, GENERATED_ROWS. Raises SourceUnavailable when no source
+    has the task or one is damaged or half there, InvalidConfiguration when the limit is below 1.
     """
     if limit is not None and limit < 1:
         raise InvalidConfiguration(f"limit is {limit}; give at least 1, or None for all rows")
@@ -154,9 +156,23 @@ def _open_folder(task: Task, split: SplitName, limit: int | None, seed: int) -> 
         )
     path = folder / task.name / f"{split}.parquet"
     if not path.exists():
+        _refuse_half(path, wanted)
         raise _NotHere(f"folder: {folder} has no {wanted}; put it there")
     rows = _read_parquet(path, task)
     return _Source(f"parquet:{path}", rows, _order(len(rows), split, seed), _as_it_is)
+
+
+def _refuse_half(missing: Path, wanted: str) -> None:
+    """Raises SourceUnavailable when the other split is there: two sources would not fit together.
+
+    Their rows may overlap, or be made in another way.
+    """
+    there = [missing.with_name(f"{split}.parquet") for split in ("train", "test")]
+    if other := [path.name for path in there if path.exists()]:
+        raise SourceUnavailable(
+            f"{missing.parent} has {other[0]} but no {missing.name}, and one task is not read from "
+            f"two sources; put {wanted} there, or remove {other[0]} to use another source for both"
+        )
 
 
 def _read_parquet(path: Path, task: Task) -> list[Row]:
@@ -224,10 +240,6 @@ def _choices(hub: HubSource) -> list[dict[str, str]]:
 def _open_generator(task: Task, split: SplitName, limit: int | None, seed: int) -> _Source:
     if task.generator is None:
         raise _NotHere("generator: there is none for this task")
-    if limit is None:
-        raise InvalidConfiguration(
-            f"task '{task.name}' is generated and never ends; give a limit, e.g. 300 rows"
-        )
     endless = get_generator(task.generator).rows(split, seed if split == "train" else 0)
-    rows = list(islice(endless, limit))
-    return _Source(f"generator:{task.generator}", rows, range(limit), _as_it_is)
+    rows = list(islice(endless, limit or GENERATED_ROWS))
+    return _Source(f"generator:{task.generator}", rows, range(len(rows)), _as_it_is)

@@ -1,8 +1,8 @@
 """The state of a run between two updates, so that a killed run goes on as if nothing had happened.
 
-Weights, optimiser moments, the best weights so far and the random state as safetensors; counters
-and the curve as JSON, written last: that file is the manifest, and tensors without one do not
-exist.
+One safetensors file: weights, optimiser moments, the best weights so far and the random state as
+tensors, counters and the curve as JSON in its metadata. It is replaced as a whole, so that there is
+no moment at which a killed run, or two runs at once, leave half a checkpoint.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -22,7 +23,7 @@ from loraland.storage import Storage
 
 Tensors = dict[str, Tensor]
 
-_MANIFEST = "checkpoint.json"
+_FILE = "checkpoint.safetensors"
 
 
 @dataclass(slots=True)
@@ -59,57 +60,62 @@ class RunState:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointStore:
-    """The checkpoints of one run, in one folder of a storage; only the newest is kept."""
+    """The newest checkpoint of one run, one file in a folder of its own."""
 
     storage: Storage
-    folder: str  # "runs/<run key>"
+    folder: str  # "runs/<run key>/checkpoint"
     run_key: str
 
+    @property
+    def path(self) -> str:
+        """Where the checkpoint lies, below the storage root."""
+        return f"{self.folder}/{_FILE}"
+
     def save(self, state: RunState, tensors: Tensors) -> None:
-        """Store a checkpoint; the one before stays valid until this one is whole."""
-        content = save(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        )
-        name = f"checkpoint-{state.update:06d}.safetensors"
-        self.storage.write(f"{self.folder}/{name}", content)
-        manifest = {
+        """Store a checkpoint over the one before, which stays until this one is whole."""
+        kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = {
             "run": self.run_key,
-            "tensors": name,
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "state": state.to_json(),
+            "sha256": _digest(kept),
+            "state": json.dumps(state.to_json()),
         }
-        self.storage.write(f"{self.folder}/{_MANIFEST}", json.dumps(manifest).encode())
-        self._delete_tensors(but=name)
+        self.storage.write(self.path, save(kept, metadata))
 
     def load(self) -> tuple[RunState, Tensors] | None:
         """The newest checkpoint, or None. Raises CheckpointMismatch, StorageCorrupt."""
-        if not self.storage.exists(f"{self.folder}/{_MANIFEST}"):
+        try:
+            content = self.storage.read(self.path)
+        except FileNotFoundError:
             return None
-        manifest = self.storage.read_json(f"{self.folder}/{_MANIFEST}")
-        if manifest["run"] != self.run_key:
-            raise CheckpointMismatch(
-                f"{self.storage.describe(self.folder)} belongs to run {manifest['run']}, "
-                f"not {self.run_key}; remove that folder to start this run anew"
-            )
-        place = f"{self.folder}/{manifest['tensors']}"
-        content = self.storage.read(place)
-        if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
+        try:
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            metadata, tensors = header["__metadata__"], load(content)
+            intact = metadata["sha256"] == _digest(tensors)
+        except (SafetensorError, ValueError, KeyError):
+            intact = False
+        if not intact:
             raise StorageCorrupt(
-                f"{self.storage.describe(place)} is damaged; "
-                "delete its folder to train from the start"
+                f"{self.storage.describe(self.path)} is damaged; delete it to train from the start"
             )
-        return RunState.from_json(manifest["state"]), load(content)
+        if metadata["run"] != self.run_key:
+            raise CheckpointMismatch(
+                f"{self.storage.describe(self.path)} belongs to run {metadata['run']}, "
+                f"not {self.run_key}; delete it to start this run anew"
+            )
+        return RunState.from_json(json.loads(metadata["state"])), tensors
 
     def clear(self) -> None:
-        """Remove the checkpoints of a finished run, the manifest first."""
-        if self.storage.exists(f"{self.folder}/{_MANIFEST}"):
-            self.storage.delete(f"{self.folder}/{_MANIFEST}")
-        self._delete_tensors(but=None)
+        """Remove the checkpoint of a finished run, with anything a killed write left beside it."""
+        self.storage.delete_folder(self.folder)
 
-    def _delete_tensors(self, but: str | None) -> None:
-        for name in self.storage.names(self.folder):
-            if name.endswith(".safetensors") and name != but:
-                self.storage.delete(f"{self.folder}/{name}")
+
+def _digest(tensors: Tensors) -> str:
+    whole = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        whole.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:

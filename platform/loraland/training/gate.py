@@ -8,6 +8,7 @@ example rows.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -42,7 +43,8 @@ class GateReport:
     """What the gate lets through, and what it found."""
 
     examples: list[Example] = field(default_factory=list)  # what may be trained on
-    dropped: int = 0  # train rows left out, by the recipe's leave
+    dropped_long: int = 0  # train rows left out for their length, by the recipe's leave
+    dropped_overlap: int = 0  # and for being in the test split
     refusals: list[Finding] = field(default_factory=list)
     warnings: list[Finding] = field(default_factory=list)
 
@@ -60,12 +62,17 @@ def inspect(
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
+    held_out: Sequence[Item] = (),
     drop_long: bool = False,
     drop_overlap: bool = False,
 ) -> GateReport:
-    """Check all items of a cell; `max_length` is in tokens of prompt and answer together."""
+    """Check all items of a cell; `max_length` is in tokens of prompt and answer together.
+
+    `test` are the items to be judged on, `held_out` the rest of the test split, which no train row
+    may come from either: another day it is judged on.
+    """
     report = GateReport()
-    items = _without_overlap(train, test, report, drop=drop_overlap)
+    items = _without_overlap(train, [*test, *held_out], report, drop=drop_overlap)
     encoded = [(item, encode(item, tokenizer)) for item in items]
     misfits = [(item, e) for item, e in encoded if isinstance(e, Misfit)]
     for reason in sorted({misfit.reason for _, misfit in misfits}):
@@ -73,10 +80,11 @@ def inspect(
     fitting = [(item, e) for item, e in encoded if isinstance(e, Example)]
     _check_length(fitting, max_length, report, drop=drop_long)
     report.examples = [example for _, example in fitting if len(example.ids) <= max_length]
-    if report.dropped > MAX_DROPPED_SHARE * len(train):
-        share = f"{report.dropped} of {len(train)} train rows"
+    dropped = report.dropped_long + report.dropped_overlap
+    if dropped > MAX_DROPPED_SHARE * len(train):
+        share = f"{dropped} of {len(train)} train rows"
         reason = f"{share} would be dropped, over {MAX_DROPPED_SHARE:.0%}"
-        report.refusals.append(Finding(reason, report.dropped, ()))
+        report.refusals.append(Finding(reason, dropped, ()))
     _check_answers(task, [*items, *test], fitting, report)
     if not report.examples and not report.refusals:
         report.refusals.append(Finding("there is nothing to train on", 0, ()))
@@ -91,8 +99,9 @@ def _without_overlap(
     if both and not drop:
         advice = "train rows whose prompt is in the test split; remove them, or set `overlap: drop`"
         _add(report.refusals, advice, both)
-    if drop:
-        report.dropped += len(both)
+    if drop and both:
+        report.dropped_overlap = len(both)
+        _add(report.warnings, "the prompt is in the test split, left out", both)
         return [item for item in train if normalised_hash(item.prompt) not in seen]
     return train
 
@@ -105,7 +114,7 @@ def _check_length(
         reason = f"the answer would be truncated at max_length {max_length}"
         _add(report.refusals, f"{reason}; raise it, or set `too_long: drop`", long)
     elif long:
-        report.dropped += len(long)
+        report.dropped_long = len(long)
         _add(report.warnings, f"longer than max_length {max_length} tokens, left out", long)
 
 

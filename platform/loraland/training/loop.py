@@ -40,7 +40,13 @@ from loraland.training.checkpoint import (
 from loraland.training.examples import Example
 from loraland.training.loss import summed_loss
 from loraland.training.recipe import ALL_LINEAR, Recipe
-from loraland.training.schedule import best_evaluation, gains_no_more, learning_rate, require_health
+from loraland.training.schedule import (
+    best_evaluation,
+    gains_no_more,
+    learning_rate,
+    require_health,
+    require_number,
+)
 
 OnUpdate = Callable[[CurvePoint, int], None]  # the newest point and the total number of updates
 
@@ -102,6 +108,8 @@ def _loop(
         require_health(state.losses, run.vocabulary, rate)
         due = state.update % recipe.evaluate_every == 0 or state.update == total
         validated = run.evaluate(validation) if due else None
+        if validated is not None:
+            require_number(validated, state.update, rate)
         before = state.curve[-1].seconds if state.curve else 0.0
         state.curve.append(
             CurvePoint(

@@ -54,13 +54,18 @@ class Recipe(BaseModel):
         return self
 
     def updates(self, train_examples: int) -> int:
-        """The number of optimiser updates over that many training examples, at least 1."""
+        """The number of optimiser updates over that many training examples, at least 1.
+
+        The last update of each epoch may be short.
+        """
         limits = [
             self.examples_seen,
             None if self.max_epochs is None else round(self.max_epochs * train_examples),
         ]
         seen = min(limit for limit in limits if limit is not None)
-        return max(1, -(-seen // self.examples_per_update))
+        epochs, rest = divmod(seen, train_examples)
+        per_epoch = -(-train_examples // self.examples_per_update)
+        return max(1, epochs * per_epoch + -(-rest // self.examples_per_update))
 
 
 @cache

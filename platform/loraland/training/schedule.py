@@ -50,6 +50,15 @@ def require_health(losses: Sequence[float], vocabulary: int, rate: float) -> Non
         )
 
 
+def require_number(validation_loss: float, update: int, rate: float) -> None:
+    """Raises TrainingDiverged when a validation loss is no number."""
+    if not math.isfinite(validation_loss):
+        raise TrainingDiverged(
+            f"the validation loss is {validation_loss} at update {update}; "
+            f"learning rate {rate:.2g}; lower learning_rate or clip_norm"
+        )
+
+
 def best_evaluation(validation: Sequence[tuple[int, float]]) -> tuple[int, float]:
     """The (update, loss) with the lowest loss, the first of equals."""
     return min(validation, key=lambda pair: (pair[1], pair[0]))
