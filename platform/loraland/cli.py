@@ -1,5 +1,4 @@
-"""The command `loraland`: thin. Each command names its places, calls the library, and shows what
-came back.
+"""The command `loraland`, thin: names the places, calls the library, shows what came back.
 
 Results go to standard output (as a table, or as one JSON document with --json), everything else to
 standard error.

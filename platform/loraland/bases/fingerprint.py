@@ -1,5 +1,4 @@
-"""What a base is, in one hash: every weight, and the numbers of its config that change what it
-computes.
+"""What a base is, in one hash: every weight, and what of its config changes the computation.
 
 The same whatever the precision it is loaded in, the file layout of its shards or the version of
 transformers.

@@ -173,12 +173,11 @@ def check_memory(base: Base, precision: Precision, device: torch.device) -> None
 
 
 def _keep_one_arithmetic(model: PreTrainedModel) -> None:
-    """Keep bitsandbytes from repacking NF4 weights at the first evaluation on CPUs with
-    AVX512-BF16.
+    """Keep bitsandbytes from repacking NF4 weights at the first evaluation.
 
-    The repacked product computes in bf16 whatever the compute type, passes no gradient on (training
-    after an evaluation would be silently wrong), and is not undone: a resumed run would differ from
-    a whole one.
+    It does so on CPUs with AVX512-BF16. The repacked product computes in bf16 whatever the compute
+    type, passes no gradient on (training after an evaluation would be silently wrong), and is not
+    undone: a resumed run would differ from a whole one.
     """
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):

@@ -1,5 +1,4 @@
-"""Random models of a few thousand parameters in the architectures of the catalogue, with a byte
-tokenizer.
+"""Random models of a few thousand parameters in the catalogue's architectures, speaking bytes.
 
 For tests and for rehearsals of the machinery at full width: they load, train and serve as real ones
 do.
@@ -64,9 +63,7 @@ def write_tiny(architecture: Architecture, folder: Path, seed: int = 0, chat: bo
 def load_tiny(
     architecture: Architecture, folder: Path, precision: Precision = "fp32", seed: int = 0
 ) -> LoadedBase:
-    """Write a random model (unless the folder has one) and load it on the CPU as base
-    `tiny-<architecture>`.
-    """
+    """Load `tiny-<architecture>` on the CPU, from a folder that is written when it has no model."""
     if not (folder / "config.json").is_file():
         write_tiny(architecture, folder, seed)
     entry = base_from_folder(folder, f"tiny-{architecture}")

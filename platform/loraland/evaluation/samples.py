@@ -57,9 +57,7 @@ _SCHEMA = pa.schema(
 def write_samples(
     storage: Storage, path: str, samples: Sequence[Sample], stamp: dict[str, Any]
 ) -> None:
-    """Store samples with a stamp of what made them (model, task, data, engine) in the file's
-    metadata.
-    """
+    """Store samples; a stamp of what made them goes into the file's metadata."""
     table = pa.Table.from_pylist([asdict(sample) for sample in samples], schema=_SCHEMA)
     table = table.replace_schema_metadata({b"loraland": json.dumps(stamp, sort_keys=True).encode()})
     buffer = io.BytesIO()

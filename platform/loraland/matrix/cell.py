@@ -1,5 +1,4 @@
-"""A cell: one base on one task under one recipe. What it is, and the key by which its run is found
-again.
+"""A cell: one base on one task under one recipe, and the key by which its run is found again.
 
 Pure: no torch, no Ray. Equal cells on equal data and weights are the same run, whoever starts them,
 and when.

@@ -1,5 +1,4 @@
-"""Cells as trials of Ray Tune: Tune places them, retries those whose machine fails, and collects
-what they report.
+"""Cells as trials of Ray Tune, which places them and retries those whose machine fails.
 
 What a cell has done lies in our storage, not in Tune's experiment: a retried trial, or a new
 experiment tomorrow, goes on from there. An error that would only come again is reported, not

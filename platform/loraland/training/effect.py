@@ -1,8 +1,7 @@
-"""Proof that an adapter does something: its first logits on a canary prompt, beside those of the
-base.
+"""Proof that an adapter does something: its first logits on a canary prompt, and the base's.
 
-A server that loads the adapter later reproduces them, or refuses it. An adapter without effect
-would be scored, and served, as the base under another name.
+They go onto the card, where whoever loads the adapter later can hold them against what he gets. An
+adapter without effect would be scored, and served, as the base under another name.
 """
 
 from __future__ import annotations

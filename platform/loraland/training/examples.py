@@ -1,5 +1,4 @@
-"""Items as token ids: prompt, a space, the answer, the end token; only what follows the prompt is
-supervised.
+"""Items as token ids: prompt, a space, the answer, the end token. The prompt is not supervised.
 
 The prompt's tokens are those that a server will see when it gets the prompt alone, so that training
 and serving agree on the boundary. Knows tokenizers; knows no models and no batches.

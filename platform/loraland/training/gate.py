@@ -1,5 +1,4 @@
-"""The data gate: looks at every example before any step is paid for, and refuses what would make
-the run wrong.
+"""The data gate: sees every example before a step is paid for, refuses what would make it wrong.
 
 Knows items, tokens and the task's own grader; knows no models. Each finding carries a reason and
 example rows.

@@ -1,5 +1,4 @@
-"""The plain QLoRA loop of one cell: one adapter, one base, one device. The oracle for anything
-faster.
+"""The plain QLoRA loop: one adapter, one base, one device. The oracle for anything faster.
 
 Knows a base, examples and a recipe; knows nothing of tasks, Ray or the registry. Reports every
 update, stops early when validation gains no more, and resumes from any checkpoint to the very same

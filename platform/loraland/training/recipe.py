@@ -82,8 +82,7 @@ def recipe_names() -> list[str]:
 
 
 def get_recipe(name: str, **changes: Any) -> Recipe:
-    """A shipped recipe by name, or the only recipe of a YAML file by path, with some fields
-    changed.
+    """A shipped recipe by name, or that of a YAML file by path, with some fields changed.
 
     Raises UnknownRecipe, InvalidConfiguration (with all mistakes of the file together).
     """
