@@ -92,21 +92,22 @@ def score_table(rows: Iterable[tuple[str, Score]], title: str | None = None) -> 
     """Models with their scores, those of the base, and the lift with its interval."""
     rows = list(rows)
     caption = _caption([score for _, score in rows])
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, caption=caption)
-    table.add_column("model", no_wrap=True)
-    table.add_column("metric", no_wrap=True)
+    # Right padding alone: the table fits into 80 columns.
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=title, caption=caption
+    )
+    table.add_column("model and metric", no_wrap=True)
     for name in ("base", "adapter", "lift", "unread"):
         table.add_column(name, justify="right", no_wrap=True)
     for model, score in rows:
         colour = "green" if score.lift_low > 0 else "red" if score.lift_high < 0 else "yellow"
         adapter, at, version = model.partition("@")
         table.add_row(
-            f"{adapter}\n[dim]{at}{version}[/]",
-            f"{score.metric}\n[dim]{score.items} items[/]",
+            f"{adapter}\n[dim]{at}{version} {score.metric}[/]",
             f"{score.base_mean:.3f}\n[dim]{score.base_low:.2f}..{score.base_high:.2f}[/]",
             f"{score.mean:.3f}\n[dim]{score.low:.2f}..{score.high:.2f}[/]",
             f"[{colour}]{score.lift:+.3f}\n{score.lift_low:+.2f}..{score.lift_high:+.2f}[/]",
-            f"{score.unparsable}\n[dim]base {score.base_unparsable}[/]",
+            f"{score.unparsable} of {score.items}\n[dim]base {score.base_unparsable}[/]",
         )
     return table
 
