@@ -117,7 +117,8 @@ def _caption(scores: Sequence[Score]) -> str:
     intervals = {f"{score.confidence:.0%}" for score in scores}
     lost = f"; {failures} answers failed and count as wrong" if failures else ""
     return (
-        f"{'/'.join(sorted(intervals))} intervals; lift: adapter minus base on the same items{lost}"
+        f"{'/'.join(sorted(intervals))} intervals; lift: adapter minus base on the same items; "
+        f"unread: answers not in the task's format{lost}"
     )
 
 
