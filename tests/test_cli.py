@@ -95,6 +95,7 @@ def test_with_json_a_mistake_is_json_too() -> None:
     assert json.loads(out)["error"]["code"] == "task_not_found"
 
 
+@pytest.mark.slow
 def test_an_adapter_is_trained_listed_shown_aliased_and_deleted(
     tiny_folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -117,6 +118,7 @@ def test_an_adapter_is_trained_listed_shown_aliased_and_deleted(
     assert (code, "adapter_protected" in err, "prod" in err) == (1, True, True)
 
 
+@pytest.mark.slow
 def test_a_score_is_reproduced_from_samples_and_from_new_answers(
     trained: str, tiny_folders: dict[str, Path]
 ) -> None:
@@ -130,6 +132,7 @@ def test_a_score_is_reproduced_from_samples_and_from_new_answers(
     assert "reproduced" in call("evaluate", trained)[1]
 
 
+@pytest.mark.slow
 def test_another_base_of_the_same_name_is_refused(
     trained: str, tiny_folders: dict[str, Path]
 ) -> None:

@@ -93,6 +93,7 @@ def test_a_mixed_batch_gives_the_greedy_tokens_of_transformers_and_peft(
     asyncio.run(scenario())
 
 
+@pytest.mark.slow
 def test_an_nf4_base_serves_adapters_in_a_mixed_batch(zoo, engine_of):
     answers = of_each_model(zoo, "nf4")
 

@@ -18,6 +18,8 @@ from loraland.training.examples import Example, encode
 from loraland.training.loop import train
 from loraland.training.recipe import get_recipe
 
+pytestmark = pytest.mark.slow
+
 TASK = get_task("dates")
 
 

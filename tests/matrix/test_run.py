@@ -41,6 +41,8 @@ from loraland.matrix.cell import Cell
 from loraland.matrix.run import run_cell
 from loraland.storage import Storage
 
+pytestmark = pytest.mark.slow
+
 cell, storage, stage, done = json.loads(sys.argv[1])
 
 def kill(event):

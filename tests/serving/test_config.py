@@ -99,6 +99,7 @@ def test_an_argument_of_serve_run_that_cannot_be_is_refused_by_its_name(wrong):
         Arguments.model_validate(convert_args_to_dict((wrong,)))
 
 
+@pytest.mark.slow
 def test_a_checkout_serves_without_being_installed_and_leaves_platform_alone():
     code = (
         "import platform, serve_apps.lora_land, loraland, sys; "

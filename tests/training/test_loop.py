@@ -78,6 +78,7 @@ def run(
 
 @pytest.mark.parametrize("precision", ["fp32", "nf4"])
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "phi", "gemma"])
+@pytest.mark.slow
 def test_every_architecture_learns_at_both_precisions(
     architecture: str, precision: str, tiny_folders: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -90,6 +91,7 @@ def test_every_architecture_learns_at_both_precisions(
 
 
 @pytest.mark.parametrize("killed_at", [1, 2, 5, 15])
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(
     base: LoadedBase, tmp_path: Path, killed_at: int
 ) -> None:
@@ -103,6 +105,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert [p.validation_loss for p in resumed.curve] == [p.validation_loss for p in whole.curve]
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_again_and_again_still_ends_the_same(
     base: LoadedBase, tmp_path: Path
 ) -> None:
@@ -175,6 +178,7 @@ def test_the_loss_is_transformers_own_on_the_answer(base: LoadedBase) -> None:
     assert summed_loss(base.model, [example], 0).item() == pytest.approx(theirs, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_nothing(base: LoadedBase, tmp_path: Path) -> None:
     plain = run(base, tmp_path / "plain")
     lean = run(base, tmp_path / "lean", RECIPE.model_copy(update={"gradient_checkpointing": True}))
