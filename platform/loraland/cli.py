@@ -339,6 +339,8 @@ def _run_on_ray(cell: Any, cpus: float | None, gpus: float | None) -> Any:
     with ray_cluster() as ray, CellProgress([cell.label]) as progress:
         resources = default_resources(ray, cpus, gpus)
         err.print(f"on Ray: {resources.cpus:g} CPUs, {resources.gpus:g} GPUs", highlight=False)
+        if (free := ray.available_resources().get("CPU", 0)) < resources.cpus:
+            err.print(f"waiting for others to end: {free:g} CPUs are free now", highlight=False)
         [outcome] = run_cells([cell], settings.storage_uri(), resources, progress.show)
     return outcome
 

@@ -21,8 +21,9 @@ import loraland
 def ray_cluster(*, own: bool = False) -> Iterator[Any]:
     """The `ray` module, connected. A cluster that was started here is stopped at the end.
 
-    Joins the cluster of RAY_ADDRESS, of the surrounding job, or one that runs on this machine, in
-    this order; `own` starts a separate one whatever runs.
+    Joins the cluster of RAY_ADDRESS, which a job has too (`auto` is one on this machine), and
+    starts one of its own otherwise; `own` always does. A cluster that only happens to run here is
+    left alone: another command may own it, and end it.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry from our commands
     import ray
@@ -31,7 +32,7 @@ def ray_cluster(*, own: bool = False) -> Iterator[Any]:
         yield ray
         return
     ray.init(
-        address="local" if own else None,
+        address="local" if own else os.environ.get("RAY_ADDRESS", "local"),
         runtime_env=code_for_workers(),
         log_to_driver=False,
         logging_level=logging.ERROR,
