@@ -19,6 +19,8 @@ from loraland.storage import Storage
 from loraland.training.examples import Example
 from loraland.training.recipe import Recipe, get_recipe
 
+pytestmark = pytest.mark.slow
+
 # A learning rate at which a random tiny model learns, and no more work than a test needs.
 RECIPE: Recipe = get_recipe("quick", precision="fp32", learning_rate=0.01, checkpoint_every=1)
 
@@ -40,8 +42,6 @@ import json, os, signal, sys
 from loraland.matrix.cell import Cell
 from loraland.matrix.run import run_cell
 from loraland.storage import Storage
-
-pytestmark = pytest.mark.slow
 
 cell, storage, stage, done = json.loads(sys.argv[1])
 
