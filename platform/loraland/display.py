@@ -106,7 +106,7 @@ def score_table(rows: Iterable[tuple[str, Score]], title: str | None = None) -> 
             f"{adapter}\n[dim]{at}{version} {score.metric}[/]",
             f"{score.base_mean:.3f}\n[dim]{score.base_low:.2f}..{score.base_high:.2f}[/]",
             f"{score.mean:.3f}\n[dim]{score.low:.2f}..{score.high:.2f}[/]",
-            f"[{colour}]{score.lift:+.3f}\n{score.lift_low:+.2f}..{score.lift_high:+.2f}[/]",
+            f"[{colour}]{score.lift:+.3f}\n{_interval(score)}[/]",
             f"{score.unparsable} of {score.items}\n[dim]base {score.base_unparsable}[/]",
         )
     return table
@@ -123,25 +123,26 @@ def _caption(scores: Sequence[Score]) -> str:
 
 
 def adapter_table(entries: Iterable[Entry]) -> Table:
-    """The registry, a line per version."""
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("adapter", "version", "aliases", "rank", "score", "lift", "created"):
-        table.add_column(name)
+    """The registry, a version in two lines, with its newest score."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("adapter", "aliases", "score", "lift", "created"):
+        table.add_column(name, no_wrap=name != "aliases")
     for entry in entries:
         card = entry.card
         newest = max(card.scores, key=lambda score: score.created, default=None)
+        day, _, time = card.created.partition("T")
         table.add_row(
-            entry.name.adapter,
-            str(entry.name.version),
+            f"{entry.name.adapter}\n[dim]@{entry.name.version} rank {card.recipe.get('rank')}[/]",
             ", ".join(entry.aliases),
-            str(card.recipe.get("rank", "")),
-            "" if newest is None else f"{newest.metric} {newest.mean:.3f}",
-            ""
-            if newest is None
-            else f"{newest.lift:+.3f} [{newest.lift_low:+.2f}, {newest.lift_high:+.2f}]",
-            card.created,
+            "" if newest is None else f"{newest.mean:.3f}\n[dim]{newest.metric}[/]",
+            "" if newest is None else f"{newest.lift:+.3f}\n[dim]{_interval(newest)}[/]",
+            f"{day}\n[dim]{time[:5]} UTC[/]",
         )
     return table
+
+
+def _interval(score: Score) -> str:
+    return f"{score.lift_low:+.2f}..{score.lift_high:+.2f}"
 
 
 def task_table(tasks: Iterable[Task]) -> Table:
