@@ -207,12 +207,14 @@ def evaluate(
     From its stored samples (seconds, no model), or with --fresh from new answers.
     """
     from loraland.display import CellProgress, out, score_table
-    from loraland.evaluation.model import evaluate_model, regrade_model
-    from loraland.matrix.cell import CellEvent
+    from loraland.evaluation.published import regrade_model
     from loraland.storage import Storage
 
     storage = Storage.open(settings.storage_uri())
     if fresh:
+        from loraland.evaluation.model import evaluate_model
+        from loraland.matrix.cell import CellEvent
+
         with CellProgress([model]) as progress:
             done = evaluate_model(
                 model,

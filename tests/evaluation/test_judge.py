@@ -8,9 +8,9 @@ import pytest
 from loraland.bases.loading import LoadedBase
 from loraland.bases.tiny import load_tiny
 from loraland.errors import EngineFailed, SamplesMissing
-from loraland.evaluation.answering import grade
-from loraland.evaluation.judge import Exam, judge, regrade, score
+from loraland.evaluation.judge import Exam, judge
 from loraland.evaluation.samples import Sample, read_samples, write_samples
+from loraland.evaluation.scoring import grade, regrade, score
 from loraland.storage import Storage
 from loraland.tasks.catalogue import get_task
 from loraland.tasks.sources import Split, load_split

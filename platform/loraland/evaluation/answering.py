@@ -16,7 +16,7 @@ from loraland.engine.protocol import Engine, Request, Sampling
 from loraland.engine.text import Completion, complete_all, encode
 from loraland.errors import ContextTooLong, InvalidRequest, LoraLandError
 from loraland.evaluation.samples import Sample
-from loraland.tasks.grading import grader_for
+from loraland.evaluation.scoring import grade
 from loraland.tasks.task import Item, Task
 
 OF_THE_ITEM = (ContextTooLong, InvalidRequest)  # errors that would come again for the same item
@@ -52,20 +52,6 @@ async def answer(
             raise given
     asked = zip(items, answers, strict=True)
     return grade(task, [_sample(index, *pair) for index, pair in enumerate(asked)])
-
-
-def grade(task: Task, samples: Sequence[Sample]) -> list[Sample]:
-    """The same samples graded by the task's grader; needs no model. Raises MetricUnavailable."""
-    grader = grader_for(task)
-    graded = []
-    for sample in samples:
-        if sample.failure is not None:
-            graded.append(replace(sample, parsed=None, score=0.0))
-            continue
-        item = Item(sample.prompt, sample.target, json.loads(sample.row))
-        parsed, score = grader.grade(sample.output, item)
-        graded.append(replace(sample, parsed=parsed, score=score))
-    return graded
 
 
 def _sample(index: int, item: Item, given: Completion | LoraLandError) -> Sample:

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loraland.adapters.card import Score, utc_now
+from loraland.adapters.card import Score
 from loraland.bases.loading import LoadedBase
 from loraland.engine.reference import ReferenceEngine
 from loraland.engine.text import stop_token_ids
-from loraland.evaluation.answering import Model, answer, grade
-from loraland.evaluation.samples import Sample, read_samples, write_samples
-from loraland.evaluation.statistics import CONFIDENCE, mean_interval, paired_interval
+from loraland.evaluation.answering import Model, answer
+from loraland.evaluation.samples import Sample, write_samples
+from loraland.evaluation.scoring import regrade
 from loraland.storage import Storage
 from loraland.tasks.sources import Split
 from loraland.tasks.task import Item, Task
@@ -108,55 +108,6 @@ def judge(
         for model, samples in found.items():
             write_samples(storage, places[model], samples, exam.stamp(model))
     return regrade(exam.task, places[version], places[None], exam.data_source, storage)
-
-
-def regrade(
-    task: Task, samples: str, base_samples: str, data_source: str, storage: Storage
-) -> Score:
-    """The score of stored samples, graded anew. Needs no model. Raises SamplesMissing."""
-    ours = grade(task, read_samples(storage, samples)[0])
-    theirs = grade(task, read_samples(storage, base_samples)[0])
-    return score(task, ours, theirs, samples, base_samples, data_source)
-
-
-def score(
-    task: Task,
-    ours: Sequence[Sample],
-    theirs: Sequence[Sample],
-    samples: str,
-    base_samples: str,
-    data_source: str,
-) -> Score:
-    """Means with intervals, and the paired lift.
-
-    Raises ValueError when the items are not the same.
-    """
-    if [s.prompt for s in ours] != [s.prompt for s in theirs]:
-        raise ValueError(f"{samples} and {base_samples} answer different items")
-    mean = mean_interval([s.score for s in ours])
-    base = mean_interval([s.score for s in theirs])
-    lift = paired_interval([s.score for s in ours], [s.score for s in theirs])
-    return Score(
-        metric=task.metric,
-        items=len(ours),
-        mean=mean.mean,
-        low=mean.low,
-        high=mean.high,
-        base_mean=base.mean,
-        base_low=base.low,
-        base_high=base.high,
-        lift=lift.mean,
-        lift_low=lift.low,
-        lift_high=lift.high,
-        unparsable=sum(s.parsed is None for s in ours),
-        base_unparsable=sum(s.parsed is None for s in theirs),
-        failures=sum(s.failure is not None for s in [*ours, *theirs]),
-        confidence=CONFIDENCE,
-        samples=samples,
-        base_samples=base_samples,
-        data_source=data_source,
-        created=utc_now(),
-    )
 
 
 async def _ask(

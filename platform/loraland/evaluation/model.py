@@ -1,4 +1,4 @@
-"""Evaluates a published adapter: from its stored samples, or by asking everything anew.
+"""Evaluates a published adapter by asking it and its base everything anew.
 
 The same items as the stored score, so that the two can be held against each other.
 """
@@ -7,53 +7,20 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
-from loraland.adapters.card import Card, Score
+from loraland.adapters.card import Card
 from loraland.adapters.names import ModelName
 from loraland.adapters.registry import Registry
 from loraland.bases.expansion import expand_for_inference
 from loraland.bases.loading import find_base, load_base
-from loraland.errors import AdapterRejected, SamplesMissing
-from loraland.evaluation.judge import Exam, OnAnswer, judge, regrade
+from loraland.errors import AdapterRejected
+from loraland.evaluation.judge import Exam, OnAnswer, judge
+from loraland.evaluation.published import Evaluation, newest_score
 from loraland.storage import Storage
 from loraland.tasks.catalogue import get_task
 from loraland.tasks.sources import load_split
 
 MAX_ITEMS = 100  # of an adapter that has no score yet
-
-
-class Evaluation(NamedTuple):
-    """A score computed now, and the one that was stored before."""
-
-    model: str  # base/task@version
-    computed: Score
-    stored: Score | None
-
-    @property
-    def reproduced(self) -> bool | None:
-        """Whether every number of the stored score came out again; None when there was none."""
-        if self.stored is None:
-            return None
-        aside = {"created", "samples", "base_samples"}
-        return self.computed.model_dump(exclude=aside) == self.stored.model_dump(exclude=aside)
-
-
-def regrade_model(name: str, storage: Storage) -> Evaluation:
-    """Grade the stored samples of an adapter again.
-
-    Loads no model. Raises SamplesMissing, UnknownModel.
-    """
-    registry = Registry(storage)
-    resolved = registry.resolve(name)
-    stored = _newest(registry.card(resolved))
-    if stored is None:
-        raise SamplesMissing(
-            f"{resolved} was never judged; `loraland evaluate {name} --fresh` does it"
-        )
-    task = get_task(str(resolved.task))
-    computed = regrade(task, stored.samples, stored.base_samples, stored.data_source, storage)
-    return Evaluation(str(resolved), computed, stored)
 
 
 def evaluate_model(
@@ -73,7 +40,7 @@ def evaluate_model(
     registry = Registry(storage)
     resolved = registry.resolve(name)
     card = registry.card(resolved)
-    stored = _newest(card)
+    stored = newest_score(card)
     task = get_task(str(resolved.task))
     limit = max_items or (stored.items if stored else MAX_ITEMS)
     split = load_split(task, "test", limit=limit)
@@ -90,10 +57,6 @@ def evaluate_model(
         return Evaluation(str(resolved), computed, stored)
     registry.put_card(resolved, registry.card(resolved).with_score(computed))
     return Evaluation(str(resolved), computed, None)
-
-
-def _newest(card: Card) -> Score | None:
-    return max(card.scores, key=lambda score: score.created, default=None)
 
 
 def _require_base(card: Card, name: ModelName, fingerprint: str) -> None:
