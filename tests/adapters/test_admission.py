@@ -363,6 +363,21 @@ def test_layers_that_do_not_fit_the_base_are_named(make_folder, make_card):
     assert f"layers that the base does not have: {MODULE_V}" in caught.value.message
 
 
+def test_layers_that_are_configured_but_have_no_weights_are_refused(make_folder, make_card):
+    folder = carded(make_folder(), make_card)
+    linears = {MODULE_Q: (8, 8), MODULE_V: (8, 8), MODULE_Q.replace("layers.0", "layers.1"): (8, 8)}
+    with pytest.raises(AdapterRejected, match="targets layers that it has no weights for") as error:
+        admit(folder, base="tiny-llama", base_fingerprint=FINGERPRINT, linears=linears)
+    assert "layers.1" in str(error.value)
+
+
+def test_targets_that_are_no_linear_layers_are_refused(make_folder, make_card):
+    folder = make_folder(config={"target_modules": ["q_proj", "v_proj", "embed_tokens"]})
+    linears = {MODULE_Q: (8, 8), MODULE_V: (8, 8)}
+    with pytest.raises(AdapterRejected, match="no linear layer of the base: embed_tokens"):
+        examine(folder, linears=linears)
+
+
 def test_all_reasons_are_given_together(make_folder, make_card):
     wild = zeros(2, 8)
     wild[0, 0] = np.nan

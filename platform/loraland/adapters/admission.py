@@ -23,7 +23,12 @@ from loraland.adapters.folder import (
     read_config,
     version_of,
 )
-from loraland.adapters.lora_config import alpha_of, config_problems, expected_module
+from loraland.adapters.lora_config import (
+    alpha_of,
+    config_problems,
+    expected_module,
+    targeted_modules,
+)
 from loraland.errors import AdapterRejected
 
 _MATRIX = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
@@ -78,12 +83,21 @@ class AdapterFacts:
         return version_of(self.content_hash)
 
 
-def examine(folder: Path, limits: Limits | None = None, *, name: str | None = None) -> AdapterFacts:
+def examine(
+    folder: Path,
+    limits: Limits | None = None,
+    *,
+    name: str | None = None,
+    linears: Linears | None = None,
+) -> AdapterFacts:
     """The facts of an adapter folder. Raises AdapterRejected with everything that is wrong with it.
 
-    `name` is what messages call the adapter; the folder's name by default.
+    `name` is what messages call the adapter; the folder's name by default. `linears`, where given,
+    are those of a base, and the adapter's shapes must fit them.
     """
     facts, problems = _inspect(folder, limits or Limits())
+    if facts is not None and linears is not None:
+        problems += _base_mismatches(folder, facts, linears)
     if facts is None or problems:
         raise AdapterRejected(_message(name or folder.name, problems))
     return facts
@@ -115,7 +129,7 @@ def admit(
     except AdapterRejected as error:
         problems.append(f"is without a usable card: {error.message}")
     if facts is not None and linears is not None:
-        problems += _shape_mismatches(facts, linears)
+        problems += _base_mismatches(folder, facts, linears)
     if facts is None or problems:
         raise AdapterRejected(_message(name, problems))
     return facts
@@ -272,6 +286,26 @@ def _bad_numbers(path: Path, specs: list[weights.TensorSpec]) -> list[str]:
     except ValueError as error:  # cut short while it was being read
         return [*found, f"has weights that cannot be read: {WEIGHTS} {error}"]
     return found + _some("has NaN or infinity in its weights", wild)
+
+
+def _base_mismatches(folder: Path, facts: AdapterFacts, linears: Linears) -> list[str]:
+    return [*_shape_mismatches(facts, linears), *_uncovered(folder, facts, linears)]
+
+
+def _uncovered(folder: Path, facts: AdapterFacts, linears: Linears) -> list[str]:
+    """What the configuration adapts and the weights do not: it would silently stay the base."""
+    try:
+        config = read_config(folder)
+    except AdapterRejected:
+        return []  # told by the inspection
+    if config_problems(config):
+        return []
+    targeted = targeted_modules(config, linears)
+    names = {*config.get("target_modules", ())}
+    foreign = sorted(n for n in names if not targeted_modules({"target_modules": [n]}, linears))
+    return _some("targets what is no linear layer of the base", foreign) + _some(
+        "targets layers that it has no weights for", sorted(targeted - facts.modules.keys())
+    )
 
 
 def _shape_mismatches(facts: AdapterFacts, linears: Linears) -> list[str]:

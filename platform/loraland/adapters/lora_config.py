@@ -7,9 +7,10 @@ refused with the reason.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeGuard
 
 _PLAIN = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*")  # a module name, or the end of one
@@ -83,6 +84,35 @@ def expected_module(config: Mapping[str, Any], module: str) -> Expected | None:
     if not _is_rank(rank) or not _is_alpha(alpha):
         return None
     return Expected(rank, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
+
+
+def targeted_modules(config: Mapping[str, Any], modules: Iterable[str]) -> set[str]:
+    """Which of a base's modules the configuration adapts, as PEFT chooses them.
+
+    The configuration has passed `config_problems`.
+    """
+    found = {name for name in modules if _ends_with_any(name, config.get("target_modules"))}
+    found -= {name for name in found if _ends_with_any(name, config.get("exclude_modules"))}
+    layers = config.get("layers_to_transform")
+    if layers is None:
+        return found
+    chosen = {layers} if isinstance(layers, int) else set(layers)
+    return {name for name in found if _layer_of(name, config.get("layers_pattern")) in chosen}
+
+
+def _ends_with_any(name: str, ends: Any) -> bool:
+    return any(name == end or name.endswith(f".{end}") for end in ends or ())
+
+
+def _layer_of(name: str, pattern: Any) -> int | None:
+    """The last number in a module's name, or the last after one of the names in `pattern`."""
+    patterns = [pattern] if isinstance(pattern, str) else list(pattern or ())
+    found = [
+        int(part)
+        for before, part in itertools.pairwise(name.split("."))
+        if part.isdigit() and (not patterns or before in patterns)
+    ]
+    return found[-1] if found else None
 
 
 def alpha_of(config: Mapping[str, Any]) -> float:

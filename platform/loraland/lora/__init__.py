@@ -1,0 +1,1 @@
+"""The batched multi-LoRA layer: many adapters trained and served over one frozen base."""
