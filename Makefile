@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test check serve lock clean
+.PHONY: setup demo test check serve bench-engine lock clean
 
 setup: $(READY)            ## the environment, in .venv
 
@@ -29,6 +29,9 @@ check: setup               ## lint, types, fast tests: about a minute
 
 test: setup                ## every test that this machine can run
 	$(BIN)/pytest -q
+
+bench-engine: setup        ## tokens per second beside transformers and PEFT, one JSON line
+	$(BIN)/python -m benchmarks.engine --out benchmarks/results/engine.json
 
 lock: setup                ## pin what pyproject.toml asks for, from what is installed and works
 	{ echo "# The development install, pinned: \`make lock\` writes it from an environment that works."; \

@@ -161,6 +161,12 @@ class EngineFailed(LoraLandError, RuntimeError):
     status, code = 500, "engine_failed"
 
 
+class ConstraintFailed(EngineFailed):
+    """A constraint on an answer led to a point where no token may follow, or grew too complex."""
+
+    status, code = 422, "constraint_failed"
+
+
 def did_you_mean(name: str, known: Iterable[str], most: int = 3) -> str:
     """A clause that names the nearest of `known`, or lists them all when none is near.
 

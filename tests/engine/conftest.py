@@ -14,7 +14,9 @@ from peft import LoraConfig, get_peft_model
 
 from loraland.bases.loading import LoadedBase
 from loraland.bases.tiny import load_tiny
+from loraland.engine.batched import BatchedEngine
 from loraland.engine.reference import ReferenceEngine
+from loraland.engine.settings import EngineLimits
 
 ALL_LINEAR = ["q_proj", "v_proj", "up_proj", "down_proj"]
 
@@ -86,7 +88,7 @@ def broken_copy(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
 
 
 @asynccontextmanager
-async def running(base: LoadedBase, **options: int) -> AsyncIterator[ReferenceEngine]:
+async def reference(base: LoadedBase, **options: int) -> AsyncIterator[ReferenceEngine]:
     """An engine that is closed at the end, whatever happens."""
     engine = ReferenceEngine.of(base, **options)
     try:
@@ -95,6 +97,62 @@ async def running(base: LoadedBase, **options: int) -> AsyncIterator[ReferenceEn
         await engine.close()
 
 
+@asynccontextmanager
+async def batched(
+    base: LoadedBase, *, max_batch: int = 16, max_waiting: int = 256
+) -> AsyncIterator[BatchedEngine]:
+    """The same for the batched engine, which must also have lost nothing."""
+    limits = EngineLimits(rows=max_batch, waiting=max_waiting, kv_tokens=2048)
+    engine = BatchedEngine.of(base, limits)
+    try:
+        yield engine
+        engine.check()
+    finally:
+        await engine.close()
+
+
 @pytest.fixture
-def engine_of() -> Callable[..., object]:
-    return running
+def reference_engine() -> Callable[..., object]:
+    return reference
+
+
+@pytest.fixture(params=["reference", "batched"])
+def engine_of(request: pytest.FixtureRequest) -> Callable[..., object]:
+    """Each engine in turn: what one promises, both keep."""
+    return {"reference": reference, "batched": batched}[request.param]
+
+
+@pytest.fixture(scope="session")
+def crowd_of(
+    zoo_of: Callable[[str], Zoo], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Zoo, dict[str, Path]]]:
+    """A base with 25 adapters of ranks 4 to 32 over different layers, by name `a0` to `a24`."""
+    made: dict[str, tuple[Zoo, dict[str, Path]]] = {}
+
+    def make(architecture: str) -> tuple[Zoo, dict[str, Path]]:
+        if architecture not in made:
+            zoo, root = zoo_of(architecture), tmp_path_factory.mktemp(f"crowd-{architecture}")
+            made[architecture] = zoo, {f"a{i}": _member(zoo, root, i) for i in range(25)}
+        return made[architecture]
+
+    return make
+
+
+def _member(zoo: Zoo, root: Path, number: int) -> Path:
+    phi = zoo.architecture == "phi"
+    targets = [
+        ["q_proj", "v_proj"],
+        ["q_proj", "k_proj", "v_proj", "dense" if phi else "o_proj"],
+        ["fc1", "fc2"] if phi else ["gate_proj", "up_proj", "down_proj"],
+        ["k_proj"],
+    ][number % 4]
+    rank = (4, 8, 16, 32)[(number // 4) % 4]
+    return write_adapter(
+        zoo.base(),
+        root / f"a{number}",
+        100 + number,
+        r=rank,
+        lora_alpha=rank,
+        target_modules=targets,
+        use_rslora=number % 5 == 4,
+    )

@@ -1,20 +1,19 @@
-"""The reference engine against transformers and PEFT, and its promises on leases and failures."""
+"""What every engine promises: the answers of transformers and PEFT, leases, failures."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
+import re
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from loraland.engine import shelf
 from loraland.engine.protocol import Finished, Request, Sampling, Token
-from loraland.engine.sampling import Chooser, probabilities_of
 from loraland.errors import (
     AdapterRejected,
     ContextTooLong,
@@ -118,7 +117,8 @@ def test_base_answers_are_the_same_before_between_and_after_adapters(zoo, engine
     answers = of_each_model(zoo)
 
     async def scenario():
-        async with engine_of(zoo.base()) as engine:
+        base = zoo.base()
+        async with engine_of(base) as engine:
             for version, folder in (
                 (None, None),
                 ("one", zoo.one),
@@ -134,7 +134,8 @@ def test_base_answers_are_the_same_before_between_and_after_adapters(zoo, engine
                 assert (await collect(engine.submit(ask(1, PROMPTS[0]))))[0] == answers[None][
                     PROMPTS[0]
                 ]
-            assert not any("lora" in name for name, _ in engine._model._base.named_modules())
+            left = [name for name, _ in base.model.named_modules() if "lora" in name]
+            assert left == [] or hasattr(engine, "_bank")  # which keeps its layers for the next
 
     asyncio.run(scenario())
 
@@ -267,10 +268,11 @@ def test_one_load_per_version_is_shared(zoo, engine_of, monkeypatch):
     async def scenario():
         async with engine_of(zoo.base()) as engine:
             calls = []
-            add = engine._model.add
-            monkeypatch.setattr(
-                engine._model, "add", lambda folder: (calls.append(folder), add(folder))[1]
+            where, name = (
+                (engine._model, "add") if hasattr(engine, "_model") else (shelf, "read_adapter")
             )
+            read = getattr(where, name)
+            monkeypatch.setattr(where, name, lambda *given: (calls.append(given), read(*given))[1])
             impatient = asyncio.create_task(engine.load("one", zoo.one))
             others = [asyncio.create_task(engine.load("one", zoo.one)) for _ in range(4)]
             await asyncio.sleep(0)
@@ -323,20 +325,23 @@ def _only_pickle(folder):
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
-        (_nan_weights, "NaN or infinite"),
-        (_lost_weight, "do not match"),
-        (_extra_weight, "do not match"),
-        (_edit(r=8), "does not fit"),
-        (_edit(target_modules=["no_such_layer"]), "does not fit"),
-        (_edit(target_modules=["q_proj", "v_proj", "embed_tokens"]), "do not match"),
+        (_nan_weights, "NaN or infini"),
+        (_lost_weight, "do not match|lora_B alone"),
+        (_extra_weight, "do not match|lora_A alone"),
+        (_edit(r=8), "does not fit|configuration says 8"),
+        (_edit(target_modules=["no_such_layer"]), "does not fit|no linear layer of the base"),
+        (
+            _edit(target_modules=["q_proj", "v_proj", "embed_tokens"]),
+            "do not match|no linear layer of",
+        ),
         (_edit(use_dora=True), "use_dora"),
         (_edit(modules_to_save=["lm_head"]), "modules_to_save"),
         (_edit(bias="all"), "bias"),
         (_edit(init_lora_weights="pissa"), "init_lora_weights"),
         (_edit(layer_replication=[[0, 2], [1, 2]]), "layer_replication"),
         (_edit(peft_type="IA3"), "IA3|cannot be read"),
-        (_garbage, "does not fit"),
-        (_only_pickle, r"no adapter_model\.safetensors"),
+        (_garbage, "does not fit|cannot be read"),
+        (_only_pickle, r"(no|without) adapter_model\.safetensors"),
     ],
 )
 @pytest.mark.parametrize("resident", [False, True])
@@ -479,9 +484,10 @@ def test_the_longest_request_that_fits_the_context_is_served(zoo, engine_of):
 
 def test_a_failing_forward_reaches_the_requests_and_the_engine_goes_on(zoo, engine_of, caplog):
     async def scenario():
-        async with engine_of(zoo.base()) as engine:
+        base = zoo.base()
+        async with engine_of(base) as engine:
             await engine.load("one", zoo.one)
-            forward, calls = engine._model.forward, []
+            forward, calls = base.model.forward, []
 
             def fail_at_the_third(*args, **inputs):
                 calls.append(1)
@@ -489,7 +495,7 @@ def test_a_failing_forward_reaches_the_requests_and_the_engine_goes_on(zoo, engi
                     raise RuntimeError("out of luck")
                 return forward(*args, **inputs)
 
-            engine._model.forward = fail_at_the_third
+            base.model.forward = fail_at_the_third
             streams = [engine.submit(ask(i, PROMPTS[i], "one")) for i in range(2)]
             for stream in streams:
                 with pytest.raises(EngineFailed, match="RuntimeError: out of luck"):
@@ -500,25 +506,31 @@ def test_a_failing_forward_reaches_the_requests_and_the_engine_goes_on(zoo, engi
 
     with caplog.at_level(logging.ERROR):
         asyncio.run(scenario())
-    assert "a batch of 2 requests failed" in caplog.text
+    assert re.search("(batch of 2 requests|pass of 2 rows) failed", caplog.text)
 
 
-def test_nan_logits_end_their_own_row_with_an_error(zoo, engine_of):
+def test_an_adapter_whose_numbers_overflow_ends_its_own_rows_and_no_other(
+    zoo, engine_of, broken_copy
+):
+    wild = broken_copy(zoo.one)
+    file = wild / "adapter_model.safetensors"
+    save_file({name: weight * 1e30 for name, weight in load_file(file).items()}, file)
+    answers = of_each_model(zoo)
+
     async def scenario():
         async with engine_of(zoo.base()) as engine:
-            forward = engine._model.forward
-
-            def poison_the_second(*args, **inputs):
-                output = forward(*args, **inputs)
-                if len(output.logits) == 2:
-                    output.logits[1] = float("nan")
-                return output
-
-            engine._model.forward = poison_the_second
-            well, ill = (engine.submit(ask(i, PROMPTS[i])) for i in range(2))
-            with pytest.raises(EngineFailed, match="not finite"):
-                await collect(ill)
-            assert (await collect(well))[0] == expected(zoo.base().model, PROMPTS[0])
+            await engine.load("one", zoo.one)
+            await engine.load("wild", wild)
+            for turn in range(2):  # the second finds the blocks that the wild rows had
+                mix = [(p, a) for p in PROMPTS for a in (None, "one", "wild")]
+                streams = [engine.submit(ask(i, p, a)) for i, (p, a) in enumerate(mix)]
+                got = await asyncio.gather(*map(collect, streams), return_exceptions=True)
+                for (prompt, adapter), answer in zip(mix, got, strict=True):
+                    if adapter == "wild":
+                        assert isinstance(answer, EngineFailed), turn
+                        assert "not finite" in str(answer)
+                    else:
+                        assert answer[0] == answers[adapter][prompt], turn
 
     asyncio.run(scenario())
 
@@ -562,8 +574,9 @@ def test_a_closed_engine_leaves_the_base_as_it_found_it(zoo, engine_of):
 
 def test_the_event_loop_stays_free_while_the_model_computes(zoo, engine_of):
     async def scenario():
-        async with engine_of(zoo.base()) as engine:
-            forward, seen = engine._model.forward, []
+        base = zoo.base()
+        async with engine_of(base) as engine:
+            forward, seen = base.model.forward, []
             loop = asyncio.get_running_loop()
 
             def wait_for_the_loop(*args, **inputs):
@@ -571,56 +584,11 @@ def test_the_event_loop_stays_free_while_the_model_computes(zoo, engine_of):
                 seen.append(ping.result(timeout=30))
                 return forward(*args, **inputs)
 
-            engine._model.forward = wait_for_the_loop
+            base.model.forward = wait_for_the_loop
             await collect(engine.submit(ask(0, PROMPTS[0], max_new_tokens=2)))
             assert seen == ["alive", "alive"]
 
     asyncio.run(scenario())
-
-
-LOGITS = st.lists(st.floats(-60, 60, width=32), min_size=2, max_size=30).map(torch.tensor)
-
-
-@given(
-    logits=LOGITS,
-    temperature=st.floats(1e-6, 50),
-    top_p=st.floats(0.01, 1),
-    top_k=st.integers(0, 40),
-    seed=st.integers(0, 2**32),
-)
-def test_what_is_drawn_lies_in_the_nucleus(logits, temperature, top_p, top_k, seed):
-    sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
-    probabilities = probabilities_of(logits, sampling)
-    assert probabilities.sum().item() == pytest.approx(1, abs=1e-4)
-    unlimited = ((logits - logits.max()) / temperature).softmax(0)
-    assert unlimited[probabilities > 0].max() == unlimited.max()
-    kept = int((probabilities > 0).sum())
-    assert kept <= (top_k or len(logits))
-    choice = Chooser(sampling).choose(logits)
-    assert probabilities[choice] > 0
-    assert Chooser(sampling).choose(logits) == choice
-    full = unlimited.sort(descending=True).values
-    if top_k == 0:
-        assert full[: max(kept - 1, 0)].sum() <= top_p + 1e-4, (
-            "one token fewer would have been enough"
-        )
-
-
-@settings(max_examples=20)
-@given(logits=LOGITS, top_k=st.just(1))
-def test_top_k_of_one_is_greedy(logits, top_k):
-    probabilities = probabilities_of(logits, Sampling(temperature=1.0, top_k=top_k))
-    assert logits[probabilities.argmax()] == logits.max()
-
-
-def test_sampling_follows_the_probabilities():
-    logits = torch.tensor([0.5, 0.3, 0.2]).log()
-    chooser = Chooser(Sampling(temperature=1.0, seed=3))
-    drawn = (
-        torch.bincount(torch.tensor([chooser.choose(logits) for _ in range(4000)]), minlength=3)
-        / 4000
-    )
-    assert drawn.tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.04)
 
 
 def test_the_reference_engine_is_an_engine(zoo, engine_of):

@@ -14,11 +14,13 @@ from loraland.engine.protocol import Finished, Request, Sampling, Token
 from loraland.engine.text import (
     Completion,
     Detokenizer,
+    Piece,
     StopFilter,
     complete,
     complete_all,
     cut_at_stop,
     encode,
+    pieces,
     stop_token_ids,
 )
 from loraland.errors import EngineFailed, InvalidRequest, LoraLandError
@@ -110,6 +112,26 @@ def stream(engine, tokenizer, stop=()):
     assert all(isinstance(delta, str) and delta for delta in deltas)
     assert "".join(deltas) == last.text
     return deltas, last
+
+
+class ScoredScript(Script):
+    """The same, with a log-probability for each token that says its place."""
+
+    async def _play(self, request):
+        async for event in super()._play(request):
+            scored = isinstance(event, Token)
+            yield Token(event.id, event.index, -float(event.index)) if scored else event
+
+
+def scored_pieces(engine, tokenizer, stop=(), trim=False):
+    async def run():
+        return [part async for part in pieces(engine, tokenizer, request(), stop, trim=trim)]
+
+    *parts, last = asyncio.run(run())
+    assert isinstance(last, Completion)
+    assert all(isinstance(part, Piece) and (part.text or part.tokens) for part in parts)
+    assert "".join(part.text for part in parts) == last.text
+    return parts, last
 
 
 TOKENS = st.lists(st.integers(0, 258), max_size=40)
@@ -323,3 +345,52 @@ def test_a_trimmed_cut_does_not_depend_on_how_the_text_arrives_either(pieces, st
     cutter, whole = StopFilter(stop, trim=True), "".join(pieces)
     shown = "".join(cutter.push(piece) for piece in pieces) + cutter.flush()
     assert shown == cut_at_stop(whole, stop, trim=True) == cut_at_stop(whole.lstrip(), stop)
+
+
+@given(tokens=TOKENS)
+def test_every_token_is_scored_once_in_order_with_the_place_of_its_text(byte_tokenizer, tokens):
+    parts, last = scored_pieces(ScoredScript(tokens), byte_tokenizer)
+    scores = [score for part in parts for score in part.tokens]
+    assert [score.token.id for score in scores] == tokens
+    assert [score.token.logprob for score in scores] == [-float(n) for n in range(len(tokens))]
+    offsets = [score.offset for score in scores]
+    assert offsets == sorted(offsets)
+    assert all(0 <= offset <= len(last.text) for offset in offsets)
+    if last.text.isascii():
+        letters = [byte_tokenizer.decode([t], skip_special_tokens=True) for t in tokens]
+        assert offsets == [len("".join(letters[:n])) for n in range(len(tokens))]
+
+
+def test_scores_come_with_the_text_that_their_tokens_make(byte_tokenizer):
+    tokens = encode(byte_tokenizer, "aé.")
+    parts, _ = scored_pieces(ScoredScript(tokens), byte_tokenizer)
+    assert [(part.text, [s.offset for s in part.tokens]) for part in parts] == [
+        ("a", [0]),
+        ("é", [1, 1]),
+        (".", [2]),
+    ]
+
+
+@given(data=st.data())
+def test_tokens_of_a_stop_string_are_not_scored(byte_tokenizer, data):
+    text = data.draw(st.text("abc", max_size=20))
+    stop = data.draw(st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=2))
+    parts, last = scored_pieces(ScoredScript(encode(byte_tokenizer, text)), byte_tokenizer, stop)
+    scores = [score for part in parts for score in part.tokens]
+    assert [score.offset for score in scores] == list(range(len(last.text)))
+    shown = 0
+    for part in parts:
+        shown += len(part.text)
+        assert all(score.offset < shown for score in part.tokens)
+
+
+def test_offsets_count_from_the_first_word_where_blanks_are_trimmed(byte_tokenizer):
+    tokens = encode(byte_tokenizer, "  ab")
+    parts, last = scored_pieces(ScoredScript(tokens), byte_tokenizer, trim=True)
+    assert last.text == "ab"
+    assert [s.offset for part in parts for s in part.tokens] == [0, 0, 0, 1]
+
+
+def test_unscored_answers_have_pieces_without_tokens(byte_tokenizer):
+    parts, _ = scored_pieces(Script(encode(byte_tokenizer, "ab")), byte_tokenizer)
+    assert [(part.text, part.tokens) for part in parts] == [("a", ()), ("b", ())]

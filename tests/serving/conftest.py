@@ -19,6 +19,7 @@ from loraland.adapters.registry import Registry
 from loraland.bases.loading import LoadedBase
 from loraland.bases.tiny import load_tiny
 from loraland.storage import Storage
+from loraland.training.effect import measure_canary
 
 BASE = "tiny-llama"
 
@@ -49,9 +50,10 @@ class Shop:
         base = self.base()
         fingerprint = changes.pop("base_fingerprint", base.fingerprint)
         _write_adapter(base, folder, seed, rank)
+        canary = measure_canary(self.base(), folder, (5, 9, 77))
         changes.pop("edit", lambda _: None)(folder)
         version = version_of(content_hash(folder))
-        card = _card(task, version, fingerprint).model_copy(update=changes)
+        card = _card(task, version, fingerprint, canary).model_copy(update=changes)
         name = self.registry.publish(folder, card, aliases or ("latest",))
         self.folders[str(name)] = folder
         return name
@@ -88,7 +90,7 @@ def _write_adapter(base: LoadedBase, folder: Path, seed: int, rank: int) -> None
     peft.save_pretrained(folder)
 
 
-def _card(task: str, version: str, fingerprint: str) -> Card:
+def _card(task: str, version: str, fingerprint: str, canary: Canary) -> Card:
     score = Score(
         metric="exact", items=50, mean=0.9, low=0.8, high=1.0,
         base_mean=0.1, base_low=0.0, base_high=0.2, lift=0.8, lift_low=0.7, lift_high=0.9,
@@ -103,9 +105,7 @@ def _card(task: str, version: str, fingerprint: str) -> Card:
             fingerprint="f", source="generator", train_rows=8, validation_rows=2, dropped_long=0
         ),
         curve=[], best_step=1,
-        canary=Canary(
-            prompt_ids=[5], top_ids=[6], logits=[1.0], base_logits=[0.0], max_difference=1.0
-        ),
+        canary=canary,
         scores=[score], packages={}, git_commit=None, git_dirty=None, hardware="CPU",
         created=utc_now(),
     )  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import pickle
 import shutil
 from contextlib import aclosing, asynccontextmanager
 
@@ -12,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from loraland.adapters.admission import Limits
 from loraland.adapters.names import ModelName
 from loraland.bases.tiny import load_tiny
+from loraland.engine.constraints import Grammar
 from loraland.engine.reference import ReferenceEngine
 from loraland.errors import (
     AdapterRejected,
@@ -52,6 +55,11 @@ def order(model=TINY, *prompts, **changes):
     return Order(model=model, prompts=prompts or ("Hello",), **(wishes | changes))
 
 
+async def parts_of(host, asked):
+    async with aclosing(host.complete(asked, None)) as parts:
+        return [part async for part in parts]
+
+
 async def answer(host, asked):
     async def ready(name):
         await host.engine.load(str(name), await host.prepare(name))
@@ -88,6 +96,85 @@ def test_choices_of_a_seeded_order_differ_and_repeat(shop, tmp_path):
             assert (await answer(host, asked))[0] == first
 
     asyncio.run(run())
+
+
+def test_an_order_with_a_grammar_is_answered_in_its_form(shop, tmp_path):
+    grammar = Grammar("choice", json.dumps(["left", "right", "é"]))
+
+    async def run():
+        async with hosting(shop, tmp_path) as host:
+            wish = {"grammar": grammar, "n": 4, "seed": 1, "temperature": 5.0}
+            texts, ends = await answer(host, order(shop.dates, **wish))
+            assert set(texts) <= {"left", "right", "é"}
+            assert len(set(texts)) > 1
+            assert {end["finish_reason"] for end in ends.values()} == {"stop"}
+
+    asyncio.run(run())
+
+
+def test_a_json_answer_parses_and_has_the_fields_of_its_schema(shop, tmp_path):
+    schema = {
+        "type": "object",
+        "properties": {"ok": {"type": "boolean"}, "n": {"type": "integer", "maximum": 99}},
+        "required": ["ok", "n"],
+        "additionalProperties": False,
+    }
+
+    async def run():
+        async with hosting(shop, tmp_path) as host:
+            grammar = Grammar("json_schema", json.dumps(schema))
+            (text,), _ = await answer(host, order(TINY, grammar=grammar, max_new_tokens=200))
+            assert set(json.loads(text)) == {"ok", "n"}
+
+    asyncio.run(run())
+
+
+def test_a_wrong_grammar_is_refused_before_anything_is_loaded_or_queued(shop, tmp_path):
+    async def run():
+        async with hosting(shop, tmp_path) as host:
+            with pytest.raises(InvalidRequest, match="unclosed group"):
+                await answer(host, order(shop.dates, grammar=Grammar("regex", "(")))
+            assert host.engine.stats().requests == 0
+            assert host.engine.residency() == []
+
+    asyncio.run(run())
+
+
+def test_logprobs_come_with_the_bytes_of_their_tokens(shop, tmp_path):
+    async def run():
+        async with hosting(shop, tmp_path) as host:
+            asked = order(TINY, logprobs=2, grammar=Grammar("choice", '["aé"]'))
+            *deltas, end = await parts_of(host, asked)
+            assert [delta["text"] for delta in deltas] == ["a", "é"]
+            scores = [score for delta in deltas for score in delta["tokens"]]
+            assert [score["token"] for score in scores] == [b"a", b"\xc3", b"\xa9"]
+            assert [score["offset"] for score in scores] == [0, 1, 1]
+            for score in scores:
+                assert [len(score["top"]), score["top"][0][1] <= 0] == [2, True]
+                assert score["logprob"] <= score["top"][0][1]
+            assert end["generated_tokens"] == 4
+
+    asyncio.run(run())
+
+
+def test_penalties_and_min_p_reach_the_engine(shop, tmp_path):
+    async def run():
+        async with hosting(shop, tmp_path) as host:
+            (plain,), _ = await answer(host, order(TINY, max_new_tokens=30))
+            for wish in (
+                {"repetition_penalty": 3.0},
+                {"presence_penalty": 2.0, "frequency_penalty": 2.0},
+            ):
+                assert (await answer(host, order(TINY, max_new_tokens=30, **wish)))[0] != [plain]
+            sure = order(TINY, max_new_tokens=30, temperature=3.0, min_p=1.0)
+            assert (await answer(host, sure))[0] == [plain]
+
+    asyncio.run(run())
+
+
+def test_an_order_with_a_grammar_travels_between_processes():
+    asked = order(TINY, grammar=Grammar("regex", "a+"), logprobs=0, min_p=0.1)
+    assert pickle.loads(pickle.dumps(asked)) == asked
 
 
 def test_token_ids_are_taken_as_they_are(shop, tmp_path):

@@ -72,6 +72,28 @@ def test_null_means_absent():
     assert completion(**fields, logprobs=None, suffix=None) == completion()
 
 
+def test_logprobs_are_a_number_in_completions_and_two_fields_in_a_chat():
+    assert completion().wished_logprobs is None
+    assert [completion(logprobs=k).wished_logprobs for k in (0, 5)] == [0, 5]
+    assert chat().wished_logprobs is None
+    assert chat(logprobs=False, top_logprobs=0).wished_logprobs is None
+    assert chat(logprobs=True).wished_logprobs == 0
+    assert chat(logprobs=True, top_logprobs=20).wished_logprobs == 20
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"logprobs": 3}, "logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"top_logprobs": 2, "logprobs": False}, "top_logprobs"),
+    ],
+)
+def test_logprobs_of_a_chat_that_make_no_sense_are_refused(fields, param):
+    assert refusal(chat, **fields).param == param
+
+
 def test_both_names_of_the_token_limit_work_in_a_chat():
     assert chat(max_tokens=5).wished_tokens == 5
     assert chat(max_completion_tokens=7).wished_tokens == 7
@@ -94,6 +116,9 @@ def test_other_stops_are_refused(stop):
     [
         ("temperature", -0.1), ("temperature", 2.1), ("temperature", "hot"), ("temperature", True),
         ("top_p", 0), ("top_p", 1.01), ("top_k", -1), ("top_k", 1.5), ("n", 0), ("n", 1.5),
+        ("min_p", -0.1), ("min_p", 1.1), ("repetition_penalty", 0), ("repetition_penalty", 101),
+        ("presence_penalty", 2.1), ("frequency_penalty", -2.1), ("frequency_penalty", "1"),
+        ("logprobs", -1), ("logprobs", 21), ("logprobs", True),
         ("max_tokens", 0), ("max_tokens", "5"), ("seed", 2**63), ("seed", 0.5), ("stream", "yes"),
         ("stream_options", {"include_usage": 1}), ("stream_options", {"other": True}),
         ("user", "x" * 257), ("model", ""), ("model", "x" * 257), ("model", None),
@@ -107,12 +132,12 @@ def test_a_value_out_of_range_is_refused_by_name(field, value):
 
 
 WANTING = {
-    "audio": {"voice": "x"}, "best_of": 2, "echo": True, "frequency_penalty": 0.5,
-    "function_call": "auto", "functions": [{}], "logit_bias": {"5": 1}, "logprobs": 0,
+    "audio": {"voice": "x"}, "best_of": 2, "echo": True,
+    "function_call": "auto", "functions": [{}], "logit_bias": {"5": 1},
     "metadata": {"a": "b"}, "modalities": ["audio"], "parallel_tool_calls": 1,
-    "prediction": {"type": "content"}, "presence_penalty": -1, "reasoning_effort": "high",
-    "response_format": {"type": "json_object"}, "service_tier": "priority", "store": True,
-    "suffix": "end", "tool_choice": "required", "tools": [{}], "top_logprobs": 2,
+    "prediction": {"type": "content"}, "reasoning_effort": "high",
+    "service_tier": "priority", "store": True,
+    "suffix": "end", "tool_choice": "required", "tools": [{}],
     "verbosity": "low", "web_search_options": {},
 }  # fmt: skip
 

@@ -6,14 +6,19 @@ Shapes, statuses, streams, clients that leave.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 
 import pytest
+from openai.types import Completion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from starlette.testclient import TestClient
 
 from loraland.adapters.names import ModelName
+from loraland.engine.constraints import Grammar
 from loraland.errors import (
+    ConstraintFailed,
     ContextTooLong,
     EngineBusy,
     EngineFailed,
@@ -164,6 +169,83 @@ def test_defaults_and_wishes_reach_the_order():
     assert len({plain.id, chat.id, wished.id}) == 3
 
 
+def test_neutral_wishes_ask_for_nothing_and_others_reach_the_order():
+    service = Script(ONE)
+    penalties = {"repetition_penalty": 1.5, "presence_penalty": 1, "frequency_penalty": -0.5}
+    post(service)
+    post(service, min_p=0, repetition_penalty=1, presence_penalty=0, frequency_penalty=0)
+    post(service, min_p=0.1, **penalties, logprobs=3, guided_regex="a+")
+    post(service, "/v1/chat/completions", logprobs=True, response_format={"type": "json_object"})
+    plain, neutral, wished, chat = (dataclasses.replace(order, id="") for order in service.orders)
+    assert plain == neutral
+    assert (plain.logprobs, plain.grammar) == (None, None)
+    assert wished.min_p == 0.1
+    assert {name: getattr(wished, name) for name in penalties} == penalties
+    assert (wished.logprobs, wished.grammar) == (3, Grammar("regex", "a+"))
+    assert (chat.logprobs, chat.grammar) == (0, Grammar("json_object"))
+
+
+def scored(choice, words, *tokens):
+    scores = [
+        {"token": token, "logprob": -0.5, "offset": offset, "top": [(b"x", -0.25)]}
+        for token, offset in tokens
+    ]
+    return {"choice": choice, "text": words, "tokens": scores}
+
+
+SCORED = [
+    scored(0, "a", (b"a", 0)),
+    text(0, "b"),
+    scored(0, "é", (b"\xc3", 2), (b"\xa9", 2)),
+    end(0),
+]
+
+
+def test_a_completion_tells_the_logprobs_of_all_its_tokens():
+    (choice,) = post(Script(SCORED), logprobs=1).json()["choices"]
+    assert choice["text"] == "abé"
+    assert choice["logprobs"] == {
+        "tokens": ["a", "bytes:\\xc3", "bytes:\\xa9"],
+        "token_logprobs": [-0.5] * 3,
+        "top_logprobs": [
+            {"x": -0.25, token: -0.5} for token in ("a", "bytes:\\xc3", "bytes:\\xa9")
+        ],
+        "text_offset": [0, 2, 2],
+    }
+
+
+def test_a_chat_tells_the_logprobs_of_all_its_tokens():
+    answer = post(Script(SCORED), "/v1/chat/completions", logprobs=True, top_logprobs=1).json()
+    content = answer["choices"][0]["logprobs"]["content"]
+    assert [record["bytes"] for record in content] == [[97], [0xC3], [0xA9]]
+    assert content[0]["top_logprobs"] == [{"token": "x", "logprob": -0.25, "bytes": [120]}]
+
+
+def test_answers_with_logprobs_are_what_the_official_client_expects(read_events):
+    Completion.model_validate(post(Script(SCORED), logprobs=1).json(), strict=True)
+    path, wish = "/v1/chat/completions", {"logprobs": True, "top_logprobs": 1}
+    ChatCompletion.model_validate(post(Script(SCORED), path, **wish).json(), strict=True)
+    *events, _ = read_events(post(Script(SCORED), path, stream=True, **wish).text)
+    for event in events:
+        ChatCompletionChunk.model_validate(event, strict=True)
+
+
+def test_an_empty_answer_has_empty_logprobs_where_they_were_asked_for():
+    (choice,) = post(Script([end(0)]), logprobs=1).json()["choices"]
+    assert choice["logprobs"]["tokens"] == []
+    (choice,) = post(Script([end(0)])).json()["choices"]
+    assert choice["logprobs"] is None
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_a_stream_tells_logprobs_with_the_text_they_belong_to(read_events, path):
+    wish = {"logprobs": 1} if path == "/v1/completions" else {"logprobs": True, "top_logprobs": 1}
+    *events, _ = read_events(post(Script(SCORED), path, stream=True, **wish).text)
+    told = [event["choices"][0]["logprobs"] for event in events]
+    key = "tokens" if path == "/v1/completions" else "content"
+    assert [len(logprobs[key]) if logprobs else None for logprobs in told] == [1, None, 2, None]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("error", "status", "retry"),
@@ -172,6 +254,7 @@ def test_defaults_and_wishes_reach_the_order():
         (EngineBusy("busy: retry after a second"), 429, "1"),
         (EngineStopped("stopped"), 503, "1"),
         (EngineFailed("failed"), 500, None),
+        (ConstraintFailed("no way on"), 422, None),
     ],
 )
 def test_an_order_that_is_refused_has_the_status_of_its_error(error, status, retry, stream):

@@ -23,8 +23,9 @@ from transformers import PreTrainedModel
 from loraland.bases.loading import LoadedBase
 from loraland.engine import sampling
 from loraland.engine.mixed import MixedBatch, MixedModel
+from loraland.engine.openmp import release_team
 from loraland.engine.protocol import Event, Finished, Request, Resident, Stats, Token
-from loraland.engine.sampling import Chooser
+from loraland.engine.sampling import Choice, Chooser
 from loraland.errors import (
     ContextTooLong,
     EngineBusy,
@@ -164,7 +165,7 @@ class ReferenceEngine:
             raise EngineBusy(
                 f"busy: {len(self._waiting)} requests are waiting already; retry after a second"
             )
-        ticket = _Ticket(request, adapter, Chooser(request.sampling))
+        ticket = _Ticket(request, adapter, Chooser.of(request))
         if adapter is not None:
             adapter.leases += 1
         self._tickets[request.id] = ticket
@@ -248,6 +249,7 @@ class ReferenceEngine:
     # The loop
 
     async def _serve(self) -> None:
+        release_team()  # of this thread; the worker computes from here on
         while self._waiting:
             batch = [
                 self._waiting.popleft() for _ in range(min(self._max_batch, len(self._waiting)))
@@ -285,7 +287,7 @@ class ReferenceEngine:
             tickets = [tickets[row] for row, _ in going]
             await self._work(batch.advance, *zip(*going, strict=True))
 
-    def _deliver(self, ticket: _Ticket, choice: int | EngineFailed) -> int | None:
+    def _deliver(self, ticket: _Ticket, choice: Choice | EngineFailed) -> int | None:
         """Send what a row's last step gave. The token when the row goes on, None when it ended."""
         if ticket.ended:
             return None
@@ -297,14 +299,16 @@ class ReferenceEngine:
         self._generated_tokens += 1
         if ticket.cancelled:
             reason = "cancelled"
-        elif choice in wishes.stop_token_ids:
+        elif choice.token_id in wishes.stop_token_ids:
             reason = "stop"
         else:
             ticket.first_token = ticket.first_token or time.perf_counter()
-            ticket.events.put_nowait(Token(choice, ticket.sent))
+            ticket.events.put_nowait(
+                Token(choice.token_id, ticket.sent, choice.logprob, choice.top_logprobs)
+            )
             ticket.sent += 1
             if ticket.sent < wishes.max_new_tokens:
-                return choice
+                return choice.token_id
             reason = "length"
         self._finish(ticket, reason)
         return None
@@ -352,9 +356,9 @@ class ReferenceEngine:
             raise EngineStopped("the engine was closed; make a new one, or ask another replica")
 
 
-def _choose(batch: MixedBatch, choosers: list[Chooser]) -> list[int | EngineFailed]:
-    """The next token of each row; a row with damaged logits gives an error and harms no other."""
-    choices: list[int | EngineFailed] = []
+def _choose(batch: MixedBatch, choosers: list[Chooser]) -> list[Choice | EngineFailed]:
+    """The next token of each row; a row that fails gives an error and harms no other."""
+    choices: list[Choice | EngineFailed] = []
     for chooser, logits in zip(choosers, batch.logits, strict=True):
         try:
             choices.append(chooser.choose(logits))

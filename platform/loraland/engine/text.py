@@ -7,6 +7,7 @@ Serving streams one answer with `complete`; judging gathers many with `complete_
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from typing import NamedTuple
@@ -17,6 +18,20 @@ from loraland.engine.protocol import Engine, Event, Finished, Request, Token
 from loraland.errors import LoraLandError
 
 UNFINISHED = "\ufffd"  # what a decoder gives for bytes that are not a whole character yet
+
+
+class Scored(NamedTuple):
+    """A token with its log-probabilities, and where its text begins."""
+
+    token: Token
+    offset: int  # characters of the answer before it
+
+
+class Piece(NamedTuple):
+    """What an answer grew by: some text, some scored tokens, or both."""
+
+    text: str
+    tokens: tuple[Scored, ...]  # those whose text began by here; empty unless logprobs are on
 
 
 class Completion(NamedTuple):
@@ -94,6 +109,7 @@ class StopFilter:
         """`trim` drops white space before the first word, in which no stop string is looked for."""
         self._stops = tuple(stop for stop in stops if stop)
         self._trimming = trim
+        self.trimmed = 0  # characters dropped so far from the beginning
         self._held = ""  # a suffix of the text that may be the beginning of a stop string
         self.stopped = False
 
@@ -102,7 +118,8 @@ class StopFilter:
         if self.stopped:
             return ""
         if self._trimming:
-            text = text.lstrip()
+            whole, text = text, text.lstrip()
+            self.trimmed += len(whole) - len(text)
             self._trimming = not text
         text = self._held + text
         found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
@@ -145,8 +162,34 @@ def complete(
     Raises what `Engine.submit` raises, here and not at the first iteration. Closing the iterator,
     or letting go of it, cancels the request.
     """
+    return _texts(pieces(engine, tokenizer, request, stop, trim=trim))
+
+
+def pieces(
+    engine: Engine,
+    tokenizer: PreTrainedTokenizerBase,
+    request: Request,
+    stop: Sequence[str] = (),
+    *,
+    trim: bool = False,
+) -> AsyncGenerator[Piece | Completion, None]:
+    """As `complete`, with the log-probabilities that the request asks for.
+
+    Tokens of a stop string are not told; one that the stop string begins in is.
+    """
     cutter = StopFilter(stop, trim=trim)
     return _follow(engine, tokenizer, request.id, engine.submit(request), cutter)
+
+
+async def _texts(
+    parts: AsyncGenerator[Piece | Completion, None],
+) -> AsyncGenerator[str | Completion, None]:
+    async with aclosing(parts):
+        async for part in parts:
+            if isinstance(part, Completion):
+                yield part
+            elif part.text:
+                yield part.text
 
 
 async def _follow(
@@ -155,23 +198,54 @@ async def _follow(
     request_id: str,
     events: AsyncIterator[Event],
     cutter: StopFilter,
-) -> AsyncGenerator[str | Completion, None]:
-    detokenizer, pieces = Detokenizer(tokenizer), list[str]()
+) -> AsyncGenerator[Piece | Completion, None]:
+    detokenizer, texts, scores = Detokenizer(tokenizer), list[str](), _Scores(cutter)
     try:
         async for event in events:
             if isinstance(event, Token):
-                delta = cutter.push(detokenizer.push(event.id))
+                text = detokenizer.push(event.id)
+                delta = cutter.push(text)
+                scores.add(event, text)
                 if cutter.stopped:
                     engine.cancel(request_id)
             else:
                 delta = cutter.push(detokenizer.flush()) + cutter.flush()
-            if delta:
-                pieces.append(delta)
-                yield delta
+            tokens = scores.take(delta, last=isinstance(event, Finished))
+            if delta or tokens:
+                texts.append(delta)
+                yield Piece(delta, tokens)
             if isinstance(event, Finished):
-                yield _completion("".join(pieces), event, cutter.stopped)
+                yield _completion("".join(texts), event, cutter.stopped)
     finally:
         engine.cancel(request_id)
+
+
+class _Scores:
+    """Scored tokens on their way, held back until their text is sure to be shown."""
+
+    def __init__(self, cutter: StopFilter) -> None:
+        self._cutter = cutter
+        self._waiting: deque[Scored] = deque()  # offsets in the text before trimming
+        self._decoded = self._shown = 0  # characters
+
+    def add(self, token: Token, text: str) -> None:
+        """A token that made `text` certain."""
+        if token.logprob is not None:
+            self._waiting.append(Scored(token, self._decoded))
+        self._decoded += len(text)
+
+    def take(self, delta: str, *, last: bool) -> tuple[Scored, ...]:
+        """Those to tell with `delta`: at the end all that a stop string has not cut off."""
+        self._shown += len(delta)
+        trimmed = self._cutter.trimmed
+        bound = self._shown + trimmed
+        taken = list[Scored]()
+        while self._waiting and (
+            self._waiting[0].offset < bound or (last and not self._cutter.stopped)
+        ):
+            token, offset = self._waiting.popleft()
+            taken.append(Scored(token, max(0, offset - trimmed)))
+        return tuple(taken)
 
 
 def _completion(text: str, end: Finished, stopped: bool) -> Completion:

@@ -13,6 +13,7 @@ from loraland.adapters.names import ModelName
 from loraland.adapters.registry import Registry
 from loraland.bases.expansion import expand_for_inference
 from loraland.bases.loading import find_base, load_base
+from loraland.bases.products import speed_up
 from loraland.errors import AdapterRejected
 from loraland.evaluation.judge import Exam, OnAnswer, judge
 from loraland.evaluation.published import Evaluation, newest_score
@@ -47,6 +48,7 @@ def evaluate_model(
     loaded = load_base(find_base(base or card.base), card.precision)
     _require_base(card, resolved, loaded.fingerprint)
     expand_for_inference(loaded)
+    speed_up(loaded)
     exam = Exam.of(task, split, card.base, card.base_fingerprint, card.precision)
     with tempfile.TemporaryDirectory(prefix="loraland-") as place:
         folder = registry.fetch(resolved, Path(place))

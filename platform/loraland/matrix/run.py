@@ -20,6 +20,7 @@ from loraland.bases.catalogue import Base
 from loraland.bases.expansion import expand_for_inference
 from loraland.bases.fingerprint import fingerprint, tokenizer_digest
 from loraland.bases.loading import LoadedBase, find_base, find_folder, load_base, load_tokenizer
+from loraland.bases.products import speed_up
 from loraland.errors import UnknownModel
 from loraland.evaluation.judge import Exam, judge
 from loraland.matrix import provenance
@@ -209,6 +210,7 @@ class _Work:
     def judge(self, base: LoadedBase, name: ModelName) -> Score:
         registry = Registry(self.storage)
         expand_for_inference(base)
+        speed_up(base)
         with tempfile.TemporaryDirectory(prefix="loraland-") as place:
             folder = registry.fetch(name, Path(place))
             score = judge(

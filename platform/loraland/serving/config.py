@@ -6,7 +6,7 @@ Read from Python, from `serve run` arguments or from YAML. Loads no weights and 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -25,12 +25,28 @@ class BaseSettings(_Settings):
     folder: Path | None = None  # a local model folder in place of the catalogue's weights
     precision: Precision = "nf4"  # as adapters were trained, so that they meet the same base
     replicas: int = Field(default=1, ge=1)  # each holds a base of its own
-    max_adapters: int = Field(default=32, ge=1)  # in memory per replica; then the oldest goes
+    engine: Literal["batched", "reference"] = "batched"  # reference: plain and slow, the oracle
+    max_adapters: int = Field(default=256, ge=1)  # known to a replica; then the oldest is unloaded
+    slots: int = Field(default=32, ge=1)  # adapters on the device at once; a miss is loaded first
+    host_bytes: int = Field(default=2 << 30, ge=0)  # of adapters kept in host memory
     max_rank: int = Field(default=64, ge=1)  # of an adapter; memory and time grow with it
-    max_batch: int = Field(default=16, ge=1)  # requests in one forward pass
+    max_batch: int = Field(default=32, ge=1)  # requests in one forward pass
+    pass_tokens: int = Field(
+        default=512, ge=2
+    )  # in one forward pass; others wait for a long prompt
+    kv_tokens: int = Field(default=32_768, ge=1)  # of all running requests and of kept prefixes
     max_waiting: int = Field(default=256, ge=0)  # requests queued per replica, then 429
     num_cpus: float = Field(default=1, ge=0)  # per replica; also the threads of the model on a CPU
     num_gpus: float = Field(default=0, ge=0)  # per replica
+
+    @model_validator(mode="after")
+    def _prompts_go_on(self) -> Self:
+        if self.pass_tokens <= self.max_batch:
+            raise ValueError(
+                f"pass_tokens is {self.pass_tokens} and max_batch {self.max_batch}: requests that "
+                "generate would use up every pass; raise pass_tokens above max_batch"
+            )
+        return self
 
     @field_validator("name")
     @classmethod

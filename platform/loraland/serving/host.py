@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,17 @@ from loraland.adapters.admission import Limits, admit
 from loraland.adapters.names import ModelName
 from loraland.adapters.registry import Registry
 from loraland.bases.loading import LoadedBase
-from loraland.engine.protocol import Engine, Request, Sampling
-from loraland.engine.text import Completion, complete, encode, stop_token_ids
+from loraland.engine.constraints import ConstraintCompiler
+from loraland.engine.protocol import Constraint, Engine, Request, Sampling
+from loraland.engine.text import Completion, Piece, Scored, encode, pieces, stop_token_ids
+from loraland.engine.vocabulary import Vocabulary
 from loraland.errors import AdapterRejected, ContextTooLong, InvalidRequest
 from loraland.serving.directory import ShortMemory
-from loraland.serving.orders import Delta, End, Order, Part, Prompt
+from loraland.serving.orders import Delta, End, Order, Part, Prompt, TokenScore
 
 PREPARED_S = 3600.0  # a version never changes; this only bounds the memory
 REFUSED_S = 5.0  # after a failure, until the next try
+LEAST = -9999.0  # OpenAI's logprob for what is next to impossible; JSON has no -inf
 
 
 class BaseHost:
@@ -38,6 +41,12 @@ class BaseHost:
         self._base, self.engine, self._registry = base, engine, registry
         self._cache, self._limits = cache, limits
         self._stops = stop_token_ids(base.tokenizer, base.model)
+        self._vocabulary = Vocabulary(base.tokenizer, self._stops)
+        self._constraints = ConstraintCompiler(self._vocabulary)
+        # Before the first request: llguidance keeps Python's lock while it reads, half a second for
+        # 50,000 tokens. Whoever needs a vocabulary that cannot be read is told then.
+        with suppress(InvalidRequest):
+            _ = self._vocabulary.core
         self._linears = {
             name: (module.in_features, module.out_features)
             for name, module in base.model.named_modules()
@@ -86,8 +95,11 @@ class BaseHost:
         any part; then nothing stays queued. Closing cancels all choices.
         """
         prompts = [await asyncio.to_thread(self.encode, prompt) for prompt in order.prompts]
+        constraint = await self._constraint(order)
         requests = [
-            Request(f"{order.id}/{index * order.n + k}", prompt, _version(order), sampling)
+            Request(
+                f"{order.id}/{index * order.n + k}", prompt, _version(order), sampling, constraint
+            )
             for index, prompt in enumerate(prompts)
             for k, sampling in enumerate(self._samplings(order, prompt))
         ]
@@ -95,7 +107,18 @@ class BaseHost:
             await ready(order.model)
         async with aclosing(self._answer(requests, order.stop)) as parts:
             async for choice, part in parts:
-                yield _part(choice, part)
+                yield self._part(choice, part)
+
+    async def _constraint(self, order: Order) -> Constraint | None:
+        """What the answers must match; compiled in a thread, which may take a while.
+
+        Raises InvalidRequest for a wrong grammar, and where logprobs cannot be named.
+        """
+        if order.logprobs is not None:
+            _ = self._vocabulary.core
+        if order.grammar is None:
+            return None
+        return await asyncio.to_thread(self._constraints.compile, order.grammar)
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
         """The token ids of a prompt. Raises InvalidRequest for a chat without a template."""
@@ -127,17 +150,22 @@ class BaseHost:
                 top_k=order.top_k,
                 seed=None if order.seed is None else _wrapped(order.seed + k),
                 stop_token_ids=self._stops,
+                min_p=order.min_p,
+                repetition_penalty=order.repetition_penalty,
+                presence_penalty=order.presence_penalty,
+                frequency_penalty=order.frequency_penalty,
+                logprobs=order.logprobs,
             )
             for k in range(order.n)
         ]
 
     async def _answer(
         self, requests: Sequence[Request], stop: Sequence[str]
-    ) -> AsyncGenerator[tuple[int, str | Completion], None]:
-        parts: asyncio.Queue[tuple[int, str | Completion | Exception]] = asyncio.Queue()
+    ) -> AsyncGenerator[tuple[int, Piece | Completion], None]:
+        parts: asyncio.Queue[tuple[int, Piece | Completion | Exception]] = asyncio.Queue()
         followers: list[asyncio.Task[None]] = []
         try:
-            streams = [complete(self.engine, self._base.tokenizer, r, stop) for r in requests]
+            streams = [pieces(self.engine, self._base.tokenizer, r, stop) for r in requests]
             followers = [
                 asyncio.create_task(_follow(choice, stream, parts))
                 for choice, stream in enumerate(streams)
@@ -156,11 +184,32 @@ class BaseHost:
                 follower.cancel()
             await asyncio.gather(*followers, return_exceptions=True)
 
+    def _part(self, choice: int, part: Piece | Completion) -> Part:
+        if isinstance(part, Completion):
+            return End(
+                choice=choice,
+                finish_reason=part.finish_reason,
+                prompt_tokens=part.prompt_tokens,
+                generated_tokens=part.generated_tokens,
+            )
+        if not part.tokens:
+            return Delta(choice=choice, text=part.text)
+        scores = [self._score(scored) for scored in part.tokens]
+        return Delta(choice=choice, text=part.text, tokens=scores)
+
+    def _score(self, scored: Scored) -> TokenScore:
+        token, named = scored.token, self._vocabulary.bytes_of
+        assert token.logprob is not None  # only those are scored
+        top = [(named(other), max(logprob, LEAST)) for other, logprob in token.top_logprobs]
+        return TokenScore(
+            token=named(token.id), logprob=max(token.logprob, LEAST), offset=scored.offset, top=top
+        )
+
 
 async def _follow(
     choice: int,
-    stream: AsyncGenerator[str | Completion, None],
-    parts: asyncio.Queue[tuple[int, str | Completion | Exception]],
+    stream: AsyncGenerator[Piece | Completion, None],
+    parts: asyncio.Queue[tuple[int, Piece | Completion | Exception]],
 ) -> None:
     try:
         async with aclosing(stream):
@@ -168,17 +217,6 @@ async def _follow(
                 parts.put_nowait((choice, part))
     except Exception as error:  # handed to the reader, which raises it
         parts.put_nowait((choice, error))
-
-
-def _part(choice: int, part: str | Completion) -> Part:
-    if isinstance(part, str):
-        return Delta(choice=choice, text=part)
-    return End(
-        choice=choice,
-        finish_reason=part.finish_reason,
-        prompt_tokens=part.prompt_tokens,
-        generated_tokens=part.generated_tokens,
-    )
 
 
 def _chat_ids(tokenizer: Any, messages: list[Any]) -> tuple[int, ...]:

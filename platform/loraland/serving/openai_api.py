@@ -13,8 +13,11 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from loraland.engine.protocol import MOST_LOGPROBS
 from loraland.errors import InvalidRequest, LoraLandError, did_you_mean
+from loraland.serving.logprobs import ChatLogprobs, CompletionLogprobs
 from loraland.serving.orders import Message, Order, Prompt
+from loraland.serving.response_format import Constrained
 
 MAX_STOPS, MAX_STOP_CHARACTERS = 4, 200
 MAX_NAME_CHARACTERS = 256  # of `model` and `user`
@@ -25,24 +28,19 @@ NOT_SERVED: dict[str, tuple[Any, ...]] = {
     "audio": (),
     "best_of": (1,),
     "echo": (False,),
-    "frequency_penalty": (0,),
     "function_call": ("none",),
     "functions": ([],),
     "logit_bias": ({},),
-    "logprobs": (False,),
     "metadata": ({},),
     "modalities": (["text"],),
     "parallel_tool_calls": (True, False),
     "prediction": (),
-    "presence_penalty": (0,),
     "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
-    "top_logprobs": (0,),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
@@ -66,7 +64,7 @@ class StreamOptions(_Body):
     include_usage: bool = False  # one more chunk at the end, with the usage
 
 
-class _Request(_Body):
+class _Request(Constrained):
     """What both endpoints share. Null means absent, as in OpenAI's clients."""
 
     model: str = Field(min_length=1, max_length=MAX_NAME_CHARACTERS)
@@ -74,6 +72,10 @@ class _Request(_Body):
     temperature: float | None = Field(default=None, ge=0, le=2)  # default 1; 0 is greedy
     top_p: float | None = Field(default=None, gt=0, le=1)  # default 1
     top_k: int | None = Field(default=None, ge=0)  # an extension; default 0, off
+    min_p: float | None = Field(default=None, ge=0, le=1)  # an extension; default 0, off
+    repetition_penalty: float | None = Field(default=None, ge=0.01, le=100)  # one too; default 1
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)  # default 0
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)  # default 0
     n: int | None = Field(default=None, ge=1)  # default 1
     stop: str | list[str] | None = None
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
@@ -102,6 +104,12 @@ class _Request(_Body):
         return tuple(self.stop or ())
 
     @property
+    def conflicts(self) -> dict[str, str]:
+        """Fields that do not go together, with the reason."""
+        first, *others = self.grammars or ["none"]
+        return dict.fromkeys(others, f"{first} constrains the answer already; give one of the two")
+
+    @property
     def wants_usage(self) -> bool:
         """Whether a stream ends with the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
@@ -111,6 +119,7 @@ class CompletionRequest(_Request):
     """The body of POST /v1/completions."""
 
     prompt: str | list[str] | list[int]  # a text, several texts, or one prompt as token ids
+    logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)  # of so many tokens
 
     @field_validator("prompt", mode="before")
     @classmethod
@@ -136,6 +145,11 @@ class CompletionRequest(_Request):
         """The longest answer asked for."""
         return self.max_tokens or COMPLETION_TOKENS
 
+    @property
+    def wished_logprobs(self) -> int | None:
+        """Of how many of the likeliest tokens, beside the chosen one; None: of none at all."""
+        return self.logprobs
+
 
 class ChatMessage(_Body):
     """One turn of a chat, as text."""
@@ -150,6 +164,8 @@ class ChatRequest(_Request):
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
     max_completion_tokens: int | None = Field(default=None, ge=1)  # the newer name of max_tokens
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)  # needs `logprobs`
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
@@ -160,6 +176,18 @@ class ChatRequest(_Request):
     def wished_tokens(self) -> int | None:
         """The longest answer asked for; None leaves it to the context."""
         return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def wished_logprobs(self) -> int | None:
+        """Of how many of the likeliest tokens, beside the chosen one; None: of none at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def conflicts(self) -> dict[str, str]:
+        """Fields that do not go together, with the reason."""
+        lonely = self.top_logprobs and not self.logprobs
+        more = {"top_logprobs": "is told only with logprobs: true; set that too"} if lonely else {}
+        return super().conflicts | more
 
 
 AnyRequest = CompletionRequest | ChatRequest
@@ -177,6 +205,7 @@ def read_body(kind: type[R], content: bytes) -> R:
     mistakes = _not_served(body) | _unknown(kind, body)
     try:
         request = kind.model_validate({k: v for k, v in body.items() if k in kind.model_fields})
+        mistakes |= request.conflicts
     except ValidationError as error:
         mistakes |= _invalid(error)
     if mistakes:
@@ -256,7 +285,7 @@ class CompletionChoice(BaseModel):
 
     index: int
     text: str
-    logprobs: None = None
+    logprobs: CompletionLogprobs | None = None
     finish_reason: str | None  # None while more comes
 
 
@@ -283,7 +312,7 @@ class ChatChoice(BaseModel):
 
     index: int
     message: AssistantMessage
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: str | None
 
 
@@ -303,7 +332,7 @@ class ChatDeltaChoice(BaseModel):
 
     index: int
     delta: AssistantMessage
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
     finish_reason: str | None
 
 

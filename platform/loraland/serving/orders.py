@@ -6,9 +6,10 @@ The gateway has settled names, limits and defaults; the replica knows tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypedDict, final
+from typing import Literal, NotRequired, TypedDict, final
 
 from loraland.adapters.names import ModelName
+from loraland.engine.constraints import Grammar
 
 
 class Message(TypedDict):
@@ -36,6 +37,22 @@ class Order:
     top_k: int  # 0 is off
     seed: int | None  # of the first choice; choice k of a prompt uses seed + k
     stop: tuple[str, ...]
+    # As in `engine.protocol.Sampling`; these defaults ask for nothing.
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logprobs: int | None = None
+    grammar: Grammar | None = None  # what the answers must match
+
+
+class TokenScore(TypedDict):
+    """A token of an answer, with its log-probabilities."""
+
+    token: bytes  # what it stands for; the name of a special token
+    logprob: float  # natural logarithm, of the model's own distribution
+    offset: int  # characters of the answer before it
+    top: list[tuple[bytes, float]]  # the likeliest tokens in its place, the likeliest first
 
 
 @final
@@ -44,6 +61,7 @@ class Delta(TypedDict):
 
     choice: int  # prompt number * n + number of the choice
     text: str
+    tokens: NotRequired[list[TokenScore]]  # when logprobs were asked for
 
 
 @final

@@ -6,6 +6,7 @@ in use; the engine's leases put the removal off until the last answer ends.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -20,14 +21,20 @@ from loraland.adapters.names import ModelName
 from loraland.adapters.registry import Registry
 from loraland.bases.catalogue import Base, get_base
 from loraland.bases.expansion import expand_for_inference
-from loraland.bases.loading import base_from_folder, load_base
+from loraland.bases.loading import LoadedBase, base_from_folder, load_base
+from loraland.bases.products import speed_up
+from loraland.engine.batched import BatchedEngine
 from loraland.engine.reference import ReferenceEngine
+from loraland.engine.settings import EngineLimits
 from loraland.serving.config import BaseSettings
 from loraland.serving.host import BaseHost
+from loraland.serving.metrics import EngineMetrics
 from loraland.serving.orders import Order, Part
 from loraland.storage import Storage
 
 logger = logging.getLogger(__name__)
+
+METRICS_S = 5.0  # between two reports; Ray's agent exports no more often
 
 
 class Seat:
@@ -46,9 +53,10 @@ class Replica:
         """Load the base, which takes seconds to minutes. Raises what `load_base` raises."""
         base = load_base(entry_of(config), config.precision, device_of(config))
         expand_for_inference(base)
-        self._engine = ReferenceEngine.of(
-            base, max_batch=config.max_batch, max_waiting=config.max_waiting
-        )
+        speed_up(base)
+        self._engine = engine_for(base, config)
+        self._metrics = EngineMetrics(base.entry.name)
+        self._teller: asyncio.Task[None] | None = None
         registry = Registry(Storage.open(storage))
         cache = settings.cache_folder() / "adapters"
         self._host = BaseHost(
@@ -66,6 +74,8 @@ class Replica:
 
     async def complete(self, order: Order) -> AsyncGenerator[Part, None]:
         """Answer an order; see `BaseHost.complete`."""
+        if self._teller is None:  # the constructor has no running loop
+            self._teller = asyncio.create_task(self._tell_metrics())
         async with aclosing(self._host.complete(order, self._ready)) as parts:
             async for part in parts:
                 yield part
@@ -75,13 +85,19 @@ class Replica:
         await self._host.prepare(name)
         await self._seat(str(name))
 
+    async def _tell_metrics(self) -> None:
+        while True:
+            self._metrics.tell(self._engine.stats(), self._engine.residency())
+            await asyncio.sleep(METRICS_S)
+
     async def residency(self) -> list[dict[str, Any]]:
-        """The adapters in memory: version, leases, size_bytes."""
+        """The adapters known here; the fields of `Resident`."""
         return [resident._asdict() for resident in self._engine.residency()]
 
-    async def stats(self) -> dict[str, int]:
-        """The engine's counters."""
-        return self._engine.stats()._asdict()
+    async def stats(self) -> dict[str, Any]:
+        """The engine's counters; the fields of `Stats`."""
+        stats = self._engine.stats()._asdict()
+        return {**stats, "ops": dict(stats["ops"])}
 
     async def check_health(self) -> None:
         """Raises EngineStopped when the engine takes no more requests; Serve replaces us."""
@@ -96,6 +112,22 @@ def _loader(host: BaseHost) -> Any:
         return Seat(partial(host.engine.unload, name))
 
     return load
+
+
+def engine_for(base: LoadedBase, config: BaseSettings) -> BatchedEngine | ReferenceEngine:
+    """The engine that a configuration names. Raises BaseUnavailable for a base it cannot run."""
+    if config.engine == "reference":
+        return ReferenceEngine.of(base, max_batch=config.max_batch, max_waiting=config.max_waiting)
+    limits = EngineLimits(
+        rows=config.max_batch,
+        pass_tokens=config.pass_tokens,
+        waiting=config.max_waiting,
+        kv_tokens=config.kv_tokens,
+        slots=config.slots,
+        max_rank=config.max_rank,
+        host_bytes=config.host_bytes,
+    )
+    return BatchedEngine.of(base, limits)
 
 
 def entry_of(config: BaseSettings) -> Base:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import time
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
@@ -30,22 +29,18 @@ from loraland.serving.directory import Directory, describe_adapter, describe_bas
 from loraland.serving.openai_api import (
     Answer,
     AnyRequest,
-    AssistantMessage,
     BadParameter,
     ChatAnswer,
-    ChatChoice,
-    ChatChunk,
-    ChatDeltaChoice,
     ChatRequest,
     CompletionAnswer,
-    CompletionChoice,
     CompletionRequest,
     check_limits,
     error_body,
     read_body,
     usage_of,
 )
-from loraland.serving.orders import End, Order, Part
+from loraland.serving.orders import End, Order, Part, TokenScore
+from loraland.serving.shapes import ChatShape, CompletionShape, Said, Shape
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -179,74 +174,13 @@ async def _order(service: Service, asked: AnyRequest, order_id: str) -> Order:
         top_k=asked.top_k or 0,
         seed=asked.seed,
         stop=asked.stops,
+        min_p=asked.min_p or 0.0,
+        repetition_penalty=asked.repetition_penalty or 1.0,
+        presence_penalty=asked.presence_penalty or 0.0,
+        frequency_penalty=asked.frequency_penalty or 0.0,
+        logprobs=asked.wished_logprobs,
+        grammar=asked.grammar,
     )
-
-
-class Shape(Protocol):
-    """How one endpoint writes answers."""
-
-    id: str
-    model: str
-
-    def whole(self, texts: list[str], reasons: list[str]) -> CompletionAnswer | ChatAnswer:
-        """The answer at once."""
-        ...
-
-    def piece(self, choice: int | None, text: str | None, reason: str | None) -> Answer:
-        """One event of a stream; without a choice, the last one, which carries the usage."""
-        ...
-
-
-class CompletionShape:
-    """/v1/completions."""
-
-    def __init__(self, answer_id: str) -> None:
-        self.id, self.model, self._created = answer_id, "", int(time.time())
-
-    def whole(self, texts: list[str], reasons: list[str]) -> CompletionAnswer:
-        """See `Shape`."""
-        choices = [
-            CompletionChoice(index=index, text=text, finish_reason=reason)
-            for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
-        ]
-        return self._answer(choices)
-
-    def piece(self, choice: int | None, text: str | None, reason: str | None) -> CompletionAnswer:
-        """See `Shape`."""
-        if choice is None:
-            return self._answer([])
-        return self._answer([CompletionChoice(index=choice, text=text or "", finish_reason=reason)])
-
-    def _answer(self, choices: list[CompletionChoice]) -> CompletionAnswer:
-        return CompletionAnswer(
-            id=self.id, created=self._created, model=self.model, choices=choices
-        )
-
-
-class ChatShape:
-    """/v1/chat/completions."""
-
-    def __init__(self, answer_id: str) -> None:
-        self.id, self.model, self._created = answer_id, "", int(time.time())
-        self._begun: set[int] = set()  # choices whose role was sent
-
-    def whole(self, texts: list[str], reasons: list[str]) -> ChatAnswer:
-        """See `Shape`."""
-        choices = [
-            ChatChoice(index=index, message=AssistantMessage(content=text), finish_reason=reason)
-            for index, (text, reason) in enumerate(zip(texts, reasons, strict=True))
-        ]
-        return ChatAnswer(id=self.id, created=self._created, model=self.model, choices=choices)
-
-    def piece(self, choice: int | None, text: str | None, reason: str | None) -> ChatChunk:
-        """See `Shape`. The first piece of each choice names the role."""
-        choices = []
-        if choice is not None:
-            role = None if choice in self._begun else "assistant"
-            self._begun.add(choice)
-            delta = AssistantMessage.model_validate({"role": role, "content": text})
-            choices = [ChatDeltaChoice(index=choice, delta=delta, finish_reason=reason)]
-        return ChatChunk(id=self.id, created=self._created, model=self.model, choices=choices)
 
 
 class _Tally:
@@ -274,15 +208,20 @@ async def _whole(
     shape: Shape, order: Order, parts: AsyncGenerator[Part, None]
 ) -> CompletionAnswer | ChatAnswer:
     tally, texts = _Tally(order), defaultdict[int, list[str]](list)
+    scores = defaultdict[int, list[TokenScore]](list)
     async with aclosing(parts):
         async for part in parts:
             if "text" in part:
                 texts[part["choice"]].append(part["text"])
+                scores[part["choice"]] += part.get("tokens", [])
             else:
                 tally.add(part)
-    choices = range(len(order.prompts) * order.n)
+    scored = order.logprobs is not None
     answer = shape.whole(
-        ["".join(texts[choice]) for choice in choices], [tally.reasons[c] for c in choices]
+        [
+            Said("".join(texts[c]), tally.reasons[c], scores[c] if scored else None)
+            for c in range(len(order.prompts) * order.n)
+        ]
     )
     tally.attach_usage(answer)
     return answer
@@ -300,15 +239,16 @@ async def _events(
         try:
             async for part in _chain(first, rest):
                 if "text" in part:
-                    yield _event(shape.piece(part["choice"], part["text"], None))
+                    said = Said(part["text"], None, part.get("tokens"))
                 else:
-                    yield _event(shape.piece(part["choice"], None, tally.add(part)))
+                    said = Said(None, tally.add(part), None)
+                yield _event(shape.piece(part["choice"], said))
         except LoraLandError as error:
             # The status is sent already; an error event is what OpenAI's clients raise on.
             yield f"data: {json.dumps(error_body(error))}\n\n"
             return
         if with_usage:
-            last = shape.piece(None, None, None)
+            last = shape.last()
             tally.attach_usage(last)
             yield _event(last)
         yield "data: [DONE]\n\n"

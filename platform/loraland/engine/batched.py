@@ -1,0 +1,418 @@
+"""The engine: continuous batching of rows with many adapters, over one base.
+
+Here requests, leases and passes meet. Who runs next is the scheduler's, who sits in a slot is
+residency's, tensors are the runner's and the shelf's. All bookkeeping happens on the event loop;
+all work on the model happens in one worker thread, one pass or one slot at a time, so that no
+adapter changes under a forward pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers import PreTrainedModel
+
+from loraland.bases.loading import LoadedBase
+from loraland.engine.blocks import BlockPool
+from loraland.engine.canary import EXACT, Tolerance
+from loraland.engine.openmp import release_team
+from loraland.engine.paged import PagedKv
+from loraland.engine.protocol import Event, Request, Stats
+from loraland.engine.residency import Residency
+from loraland.engine.runner import Outcome, Runner
+from loraland.engine.scheduler import Limits, Row, Scheduler, Work
+from loraland.engine.settings import EngineLimits
+from loraland.engine.shelf import Shelf
+from loraland.engine.tickets import Stream, Ticket, check_request
+from loraland.engine.tiers import Resident
+from loraland.errors import (
+    AdapterRejected,
+    EngineBusy,
+    EngineFailed,
+    EngineStopped,
+    InvalidRequest,
+    LoraLandError,
+)
+from loraland.lora.bank import LoraBank
+from loraland.lora.weights import AdapterWeights, linears_of
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+WORKING_SET_S = 60.0  # adapters asked for in this time count as in use
+PATIENCE = 32  # passes that an adapter waits for a slot before busy ones make room
+
+
+class BatchedEngine:
+    """`Engine` with paged KV, prefix cache and tiers. Make it and call it on one event loop."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        context_tokens: int,
+        limits: EngineLimits | None = None,
+        tolerance: Tolerance = EXACT,
+    ) -> None:
+        """A frozen model in eval mode, which the engine owns until `close`.
+
+        Raises BaseUnavailable when the model cannot attend over blocks.
+        """
+        self._limits = limits = limits or EngineLimits()
+        self.context_tokens = min(context_tokens, limits.blocks * limits.block_tokens)
+        self._pool = BlockPool(limits.blocks, limits.block_tokens)
+        self._scheduler = Scheduler(
+            self._pool, Limits(limits.rows, limits.pass_tokens, limits.waiting)
+        )
+        linears = linears_of(model)
+        kv = PagedKv(model, limits.blocks, limits.block_tokens)
+        # One slot more than residency knows: newcomers are examined there, at nobody's cost.
+        self._exam_slot = limits.slots + 1
+        self._bank = LoraBank(model, slots=self._exam_slot, max_rank=limits.max_rank)
+        self._runner = Runner(model, self._bank, kv)
+        self._residency = Residency(slots=limits.slots, host_bytes=limits.host_bytes)
+        self._shelf = Shelf(
+            self._residency,
+            linears,
+            max_rank=limits.max_rank,
+            loads=limits.loads,
+            tolerance=tolerance,
+            write_slot=self._write_slot,
+            probe=self._probe,
+            on_change=self._wake,
+        )
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._tickets: dict[str, Ticket] = {}  # under way, by request id
+        self._rows: dict[str, Row] = {}  # of the same requests
+        self._marked: dict[str, str] = {}  # request id -> version whose slot it holds
+        self._computing: frozenset[str] = frozenset()  # request ids in the pass that runs
+        self._changed = asyncio.Event()
+        self._pump: asyncio.Task[None] | None = None
+        self._closed = False
+        self._requests = self._finished = self._prompt_tokens = self._generated_tokens = 0
+        self._reused_tokens = self._passes = self._pass_tokens = 0
+        self._hits: dict[str, bool] = {}  # request id -> whether its adapter was in a slot
+        self._first_tokens = dict.fromkeys((True, False), (0, 0.0))  # how many, sum of ms
+
+    @classmethod
+    def of(
+        cls,
+        base: LoadedBase,
+        limits: EngineLimits | None = None,
+        tolerance: Tolerance = EXACT,
+    ) -> BatchedEngine:
+        """An engine over a loaded base, with the base's context."""
+        return cls(
+            base.model,
+            context_tokens=base.entry.context_tokens,
+            limits=limits,
+            tolerance=tolerance,
+        )
+
+    # Adapters
+
+    async def load(self, version: str, folder: Path) -> None:
+        """See `Engine.load`. Reads and examines the adapter; a slot it gets when asked for."""
+        self.check_open()
+        await self._shelf.admit(version, folder)
+
+    async def unload(self, version: str) -> None:
+        """See `Engine.unload`. With leases out it returns at once. Unknown versions are ignored."""
+        known = {resident.version for resident in self._residency.table()}
+        if version in known and self._residency.retire(version):
+            self._shelf.forget(version)
+
+    def pin(self, version: str, pinned: bool = True) -> None:
+        """Keep an adapter in its slot once it has one. Raises UnknownModel, InvalidRequest."""
+        self._residency.pin(version, pinned)
+
+    def residency(self) -> list[Resident]:
+        """See `Engine.residency`."""
+        return self._residency.table()
+
+    async def _write_slot(self, slot: int, weights: AdapterWeights) -> float:
+        return await self._work(self._write, slot, weights)
+
+    def _write(self, slot: int, weights: AdapterWeights) -> float:
+        """Runs in the worker. The milliseconds it took, without the wait for the pass."""
+        begun = time.perf_counter()
+        self._bank.write(slot, weights)
+        return (time.perf_counter() - begun) * 1000
+
+    async def _probe(
+        self, prompt: Sequence[int], token_ids: Sequence[int], weights: AdapterWeights
+    ) -> list[float]:
+        return await self._work(self._examine, prompt, token_ids, weights)
+
+    def _examine(
+        self, prompt: Sequence[int], token_ids: Sequence[int], weights: AdapterWeights
+    ) -> list[float]:
+        """Runs in the worker."""
+        most = self._runner.vocabulary
+        if not all(0 <= token < most for token in (*prompt, *token_ids)):
+            raise AdapterRejected(f"the card's canary has token ids outside of 0 to {most - 1}")
+        self._bank.write(self._exam_slot, weights)
+        try:
+            logits = self._runner.probe(prompt, self._exam_slot)
+        finally:
+            self._bank.clear(self._exam_slot)
+        return [float(logits[token]) for token in token_ids]
+
+    # Requests
+
+    def submit(self, request: Request) -> AsyncIterator[Event]:
+        """See `Engine.submit`."""
+        self.check_open()
+        if request.id in self._tickets:
+            raise InvalidRequest(
+                f"a request with id '{request.id}' is under way; ids must be unique"
+            )
+        check_request(request, self.context_tokens, self._runner.vocabulary)
+        if self._scheduler.is_full:
+            raise EngineBusy(
+                f"busy: {self._scheduler.waiting} requests are waiting already; "
+                "retry after a second"
+            )
+        ticket = Ticket.of(request)
+        if request.adapter is not None:
+            hit = self._is_ready(request.adapter)
+            self._residency.lease(request.adapter, time.monotonic())
+            self._hits[request.id] = hit
+        row = Row(
+            request.id,
+            request.adapter,
+            list(request.prompt_ids),
+            len(request.prompt_ids),
+            request.sampling.max_new_tokens,
+        )
+        self._tickets[request.id], self._rows[request.id] = ticket, row
+        self._scheduler.add(row)
+        self._requests += 1
+        if self._pump is None or self._pump.done():
+            self._pump = asyncio.create_task(self._serve())
+        self._wake()
+        return Stream(ticket, self._cancel)
+
+    def cancel(self, request_id: str) -> None:
+        """See `Engine.cancel`. A row that runs leaves its batch at the end of the pass."""
+        if (ticket := self._tickets.get(request_id)) is not None:
+            self._cancel(ticket)
+
+    def _cancel(self, ticket: Ticket) -> None:
+        if ticket.ended:
+            return
+        ticket.cancelled = True
+        if ticket.request.id not in self._computing:
+            ticket.finish("cancelled")
+            self._drop(ticket)
+            self._wake()  # what it held may be what others wait for
+
+    def stats(self) -> Stats:
+        """See `Engine.stats`."""
+        return Stats(
+            requests=self._requests,
+            finished=self._finished,
+            prompt_tokens=self._prompt_tokens,
+            generated_tokens=self._generated_tokens,
+            waiting=self._scheduler.waiting,
+            running=len(self._scheduler.running),
+            reused_tokens=self._reused_tokens,
+            passes=self._passes,
+            pass_tokens=self._pass_tokens,
+            preemptions=self._scheduler.preemptions,
+            blocks=self._pool.total,
+            free_blocks=self._pool.free,
+            slots=self._limits.slots,
+            working_set=self._residency.working_set(WORKING_SET_S, time.monotonic()),
+            hits=self._first_tokens[True][0],
+            misses=self._first_tokens[False][0],
+            hit_ttft_ms=self._first_tokens[True][1],
+            miss_ttft_ms=self._first_tokens[False][1],
+            ops=self._bank.stats,
+        )
+
+    def check_open(self) -> None:
+        """Raises EngineStopped once the engine was closed."""
+        if self._closed:
+            raise EngineStopped("the engine was closed; make a new one, or ask another replica")
+
+    async def close(self) -> None:
+        """See `Engine.close`. Gives the model its own layers and attention back."""
+        if self._closed:
+            return
+        self._closed = True
+        for ticket in self._tickets.values():
+            ticket.end(EngineStopped("the engine was closed; ask another replica, or retry"))
+        self._wake()
+        if self._pump is not None:
+            await asyncio.wait([self._pump])
+        await self._shelf.settle()
+        await self._work(self._runner.close)
+        self._worker.shutdown(wait=True)
+
+    def check(self) -> None:
+        """Raises AssertionError when a block, a lease or a slot is lost. For an engine at rest."""
+        self._residency.check()
+        self._shelf.check()
+        self._pool.check([row.blocks for row in self._rows.values()])
+        leases = sum(resident.leases for resident in self._residency.table())
+        held = sum(ticket.request.adapter is not None for ticket in self._tickets.values())
+        assert leases == held, f"{leases} leases for {held} requests under way"
+
+    # The loop
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+    async def _serve(self) -> None:
+        """Compute passes as long as there are requests."""
+        release_team()  # of this thread; the worker computes from here on
+        try:
+            while self._tickets:
+                self._changed.clear()
+                self._drop_ended()
+                works = self._next_pass()
+                if works:
+                    await self._compute(works)
+                elif self._tickets:
+                    await self._changed.wait()  # for a load, a request or a cancellation
+        except Exception as error:
+            logger.exception("the engine's loop failed")
+            self._fail_all(EngineFailed(f"the engine failed: {type(error).__name__}: {error}"))
+        finally:
+            self._fail_all(EngineStopped("the engine stopped during the request; retry"))
+
+    def _next_pass(self) -> list[Work]:
+        wanted = self._scheduler.wanted()
+        self._shelf.pursue(wanted)
+        self._fail_refused(wanted)
+        draining: Sequence[str] = ()
+        if self._scheduler.has_starving(PATIENCE):
+            draining = self._residency.drain(self._scheduler.wanted(), time.monotonic())
+        works = self._scheduler.next_pass(self._is_ready, draining)
+        self._mark()
+        return works
+
+    def _is_ready(self, version: str) -> bool:
+        return self._residency.slot_of(version) is not None
+
+    def _fail_refused(self, wanted: Sequence[str]) -> None:
+        """End the waiting requests of adapters that could not be loaded."""
+        now = time.monotonic()
+        refused = {version: self._residency.refused(version, now) for version in wanted}
+        for row in list(self._rows.values()):
+            if row.version is not None and not row.blocks and (why := refused.get(row.version)):
+                self._tickets[row.id].end(AdapterRejected(why))
+        if any(refused.values()):
+            self._drop_ended()
+
+    def _mark(self) -> None:
+        """Tell residency whose rows run: those slots stay."""
+        running = {row.id: row.version for row in self._scheduler.running if row.version}
+        for gone in self._marked.keys() - running.keys():
+            self._residency.mark_idle(self._marked.pop(gone))
+        for new in running.keys() - self._marked.keys():
+            self._residency.mark_running(running[new])
+            self._marked[new] = running[new]
+
+    async def _compute(self, works: list[Work]) -> None:
+        tickets = [self._tickets[work.row.id] for work in works]
+        for ticket, work in zip(tickets, works, strict=True):
+            if ticket.started is None:
+                ticket.start()
+                self._prompt_tokens += work.row.prompt_tokens
+                self._reused_tokens += work.row.reused_tokens
+        slots = [self._slot(work.row) for work in works]
+        self._computing = frozenset(work.row.id for work in works)
+        try:
+            outcomes = await self._work(
+                self._runner.run, works, slots, [ticket.chooser for ticket in tickets]
+            )
+        except Exception as error:
+            logger.exception("a pass of %d rows failed", len(works))
+            reason = f"a pass of the model failed: {type(error).__name__}: {error}"
+            outcomes = [EngineFailed(reason)] * len(works)
+        await self._take(works, tickets, outcomes)
+        self._computing = frozenset()
+        self._drop_ended()
+
+    def _slot(self, row: Row) -> int:
+        if row.version is None:
+            return 0
+        slot = self._residency.slot_of(row.version)
+        if slot is None:
+            raise RuntimeError(f"row {row.id} was to run without its adapter {row.version}")
+        return slot
+
+    async def _take(
+        self, works: list[Work], tickets: list[Ticket], outcomes: Sequence[Outcome]
+    ) -> None:
+        """Give tokens to their callers, and rows what they need for the next pass."""
+        self._passes += 1
+        self._pass_tokens += sum(work.size for work in works)
+        triples = list(zip(works, tickets, outcomes, strict=True))
+        failed = [work for work, _, outcome in triples if isinstance(outcome, EngineFailed)]
+        if failed:
+            await self._quarantine(failed)
+        self._scheduler.done(
+            work for work, _, outcome in triples if not isinstance(outcome, EngineFailed)
+        )
+        for work, ticket, outcome in triples:
+            if outcome is None:
+                continue
+            self._generated_tokens += not (ticket.ended or isinstance(outcome, EngineFailed))
+            token = ticket.take(outcome)
+            self._note_first_token(ticket)
+            if token is not None:
+                work.row.tokens.append(token)
+
+    def _note_first_token(self, ticket: Ticket) -> None:
+        if ticket.first_token is None or (hit := self._hits.pop(ticket.request.id, None)) is None:
+            return
+        count, total = self._first_tokens[hit]
+        ms = (ticket.first_token - ticket.submitted) * 1000
+        self._first_tokens[hit] = count + 1, total + ms
+
+    async def _quarantine(self, works: Sequence[Work]) -> None:
+        """What a failed row wrote must reach nobody, not even masked."""
+        size = self._limits.block_tokens
+        blocks = [block for row, start, _ in works for block in row.blocks[start // size :]]
+        self._pool.forget(blocks)
+        await self._work(self._runner.clean, blocks)
+
+    def _drop_ended(self) -> None:
+        """Free all that ended and cancelled requests hold, at once."""
+        for ticket in [t for t in self._tickets.values() if t.ended or t.cancelled]:
+            if not ticket.ended:
+                ticket.finish("cancelled")
+            self._drop(ticket)
+
+    def _drop(self, ticket: Ticket) -> None:
+        request = ticket.request
+        row = self._rows.pop(request.id)
+        del self._tickets[request.id]
+        self._hits.pop(request.id, None)
+        self._scheduler.remove(row)
+        self._finished += 1
+        if (version := self._marked.pop(request.id, None)) is not None:
+            self._residency.mark_idle(version)
+        if request.adapter is not None and self._residency.release(
+            request.adapter, time.monotonic()
+        ):
+            self._shelf.forget(request.adapter)
+
+    def _fail_all(self, error: LoraLandError) -> None:
+        for ticket in self._tickets.values():
+            ticket.end(error)
+        self._drop_ended()
+
+    # The worker
+
+    async def _work(self, call: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._worker, call, *args)
