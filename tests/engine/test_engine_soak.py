@@ -20,10 +20,10 @@ from loraland.engine.settings import EngineLimits
 from loraland.errors import EngineBusy, LoraLandError
 
 ADAPTERS, REQUESTS, AT_ONCE, NEW = 200, 2000, 48, 6
-GROWTH_BYTES = 96 << 20  # between a quarter of the run and its end; one adapter has 20 kB
+GROWTH_BYTES = 96 << 20  # between a quarter of the run and its end; one adapter has 7 kB
 LIMITS = EngineLimits(
     rows=12, pass_tokens=64, block_tokens=4, kv_tokens=800, slots=16, max_rank=8, waiting=2000,
-    host_bytes=1_500_000,
+    host_bytes=500_000,
 )  # fmt: skip
 
 

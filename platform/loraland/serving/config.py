@@ -24,6 +24,7 @@ class BaseSettings(_Settings):
     name: str = "smollm2-135m"  # in the catalogue, or the name to give to `folder`
     folder: Path | None = None  # a local model folder in place of the catalogue's weights
     precision: Precision = "nf4"  # as adapters were trained, so that they meet the same base
+    int8: bool = False  # the base's products on a CPU in int8: faster, and answers change a little
     replicas: int = Field(default=1, ge=1)  # each holds a base of its own
     engine: Literal["batched", "reference"] = "batched"  # reference: plain and slow, the oracle
     max_adapters: int = Field(default=256, ge=1)  # known to a replica; then the oldest is unloaded

@@ -21,9 +21,11 @@ from loraland.adapters.names import ModelName
 from loraland.adapters.registry import Registry
 from loraland.bases.catalogue import Base, get_base
 from loraland.bases.expansion import expand_for_inference
+from loraland.bases.int8 import quantise_for_inference
 from loraland.bases.loading import LoadedBase, base_from_folder, load_base
 from loraland.bases.products import speed_up
 from loraland.engine.batched import BatchedEngine
+from loraland.engine.canary import COARSE, EXACT
 from loraland.engine.reference import ReferenceEngine
 from loraland.engine.settings import EngineLimits
 from loraland.serving.config import BaseSettings
@@ -52,8 +54,7 @@ class Replica:
     def __init__(self, config: BaseSettings, storage: str) -> None:
         """Load the base, which takes seconds to minutes. Raises what `load_base` raises."""
         base = load_base(entry_of(config), config.precision, device_of(config))
-        expand_for_inference(base)
-        speed_up(base)
+        prepare(base, config)
         self._engine = engine_for(base, config)
         self._metrics = EngineMetrics(base.entry.name)
         self._teller: asyncio.Task[None] | None = None
@@ -127,7 +128,21 @@ def engine_for(base: LoadedBase, config: BaseSettings) -> BatchedEngine | Refere
         max_rank=config.max_rank,
         host_bytes=config.host_bytes,
     )
-    return BatchedEngine.of(base, limits)
+    return BatchedEngine.of(base, limits, COARSE if config.int8 else EXACT)
+
+
+def prepare(base: LoadedBase, config: BaseSettings) -> None:
+    """Give a base the fastest products that its configuration allows.
+
+    Raises InvalidConfiguration for int8 where it cannot be.
+    """
+    expand_for_inference(base)
+    if config.int8:
+        report = quantise_for_inference(base)
+        logger.info("%s computes in int8: %d layers (%s)", base.entry.name, report.layers,
+                    report.product)  # fmt: skip
+    else:
+        speed_up(base)
 
 
 def entry_of(config: BaseSettings) -> Base:
