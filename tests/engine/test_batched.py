@@ -16,7 +16,10 @@ from loraland.engine.batched import BatchedEngine
 from loraland.engine.protocol import Finished, Request, Sampling
 from loraland.engine.settings import EngineLimits
 
-ARCHITECTURES = ["llama", "mistral", "phi", "gemma"]
+ARCHITECTURES = [
+    "llama",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("mistral", "phi", "gemma")),
+]
 TIGHT = EngineLimits(
     rows=6, pass_tokens=24, block_tokens=4, kv_tokens=160, slots=4, max_rank=32, waiting=1000
 )

@@ -344,7 +344,7 @@ def _only_pickle(folder):
         (_only_pickle, r"(no|without) adapter_model\.safetensors"),
     ],
 )
-@pytest.mark.parametrize("resident", [False, True])
+@pytest.mark.parametrize("resident", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_failed_load_keeps_the_engine_as_it_was(
     zoo, engine_of, broken_copy, damage, reason, resident
 ):
