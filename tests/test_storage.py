@@ -95,6 +95,45 @@ def test_reader_never_sees_a_mixture_while_a_file_is_replaced(storage):
     writer.join()
 
 
+@pytest.mark.parametrize("tag", [b'"0f343b0931126a20f133d67c2b018a3b-2"', b'"no digest"', None])
+def test_bytes_of_a_later_object_are_read_again(tag):
+    """A store whose tag is no digest: the state after reading must be the state before."""
+
+    class Object:
+        def __init__(self, date, content):
+            self.date = date
+            self.content = content
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def metadata(self):
+            return {b"Last-Modified": self.date} | ({b"ETag": tag} if tag else {})
+
+        def size(self):
+            return 3
+
+        def read(self, length):
+            return self.content[:length]
+
+    requests = [
+        Object(b"Monday", b"new content"),  # replaced after its length was asked
+        Object(b"Tuesday", b"new content"),
+        Object(b"Tuesday", b"new"),
+        Object(b"Tuesday", b"new"),
+    ]
+
+    class Filesystem:
+        def open_input_file(self, path):
+            return requests.pop(0)
+
+    assert Storage(Filesystem(), "bucket", "s3://bucket").read("card") == b"new"
+    assert requests == []
+
+
 def test_object_that_goes_between_two_requests_counts_as_absent():
     class Vanishing:
         def __enter__(self):
@@ -102,6 +141,9 @@ def test_object_that_goes_between_two_requests_counts_as_absent():
 
         def __exit__(self, *_):
             return None
+
+        def metadata(self):
+            return {}
 
         def size(self):
             return 3

@@ -8,9 +8,11 @@ samples or runs.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,7 +24,24 @@ from pyarrow import fs
 from loraland.errors import InvalidConfiguration, InvalidName
 
 _READ_ATTEMPTS = 10  # of an object that is replaced between the requests that reading takes
+_READ_PAUSE_S = 0.01  # before the second attempt; doubles, about ten seconds in all
 _UNFINISHED = re.compile(r".+\.[0-9a-f]{32}\.tmp")  # what a killed write leaves on a local disk
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What two requests to an object store gave: its state, then bytes of that length.
+
+    They disagree when the object was replaced in between.
+    """
+
+    state: dict[bytes, bytes]  # headers, such as ETag and Last-Modified
+    content: bytes
+
+    def is_exact(self) -> bool:
+        """Whether the tag proves the bytes: S3's is the MD5 of an object put in one part."""
+        tag = self.state.get(b"ETag", b"").strip(b'"')
+        return tag == hashlib.md5(self.content, usedforsecurity=False).hexdigest().encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +107,19 @@ class Storage:
         """The whole content of a file, of one moment. Raises FileNotFoundError."""
         if self.is_local:
             return Path(self.locate(path)).read_bytes()
-        for _ in range(_READ_ATTEMPTS):
-            content = self._read_object(path)
-            if len(content) == self.size_bytes(path):
-                return content
+        for attempt in range(_READ_ATTEMPTS):
+            time.sleep(_READ_PAUSE_S * (2**attempt - 1))
+            found = self._read_object(path)
+            if found.is_exact() or found.state == self._state(path):
+                return found.content
         raise OSError(f"{self.describe(path)} changes faster than it can be read; try again")
 
-    def _read_object(self, path: str) -> bytes:
-        """One request for the length and one for that many bytes, as the object is by then."""
+    def _read_object(self, path: str) -> _Reading:
+        """One request for the state and one for its length of bytes, as the object is by then."""
         try:
             with self.filesystem.open_input_file(self.locate(path)) as file:
-                return bytes(file.read(file.size()))
+                state = dict(file.metadata())
+                return _Reading(state, bytes(file.read(file.size())))
         except FileNotFoundError:
             raise
         except OSError:
@@ -106,6 +127,11 @@ class Storage:
                 raise
             # Deleted between the two requests: Arrow has no error of its own for that.
             raise FileNotFoundError(f"no file {self.describe(path)}") from None
+
+    def _state(self, path: str) -> dict[bytes, bytes]:
+        """What the object store says of an object as it is now. Raises FileNotFoundError."""
+        with self.filesystem.open_input_file(self.locate(path)) as file:
+            return dict(file.metadata())
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file whole or not at all, over any file of that name."""
