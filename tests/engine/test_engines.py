@@ -247,6 +247,20 @@ def test_loading_again_calls_an_adapter_back_that_was_to_leave(zoo, engine_of):
     asyncio.run(scenario())
 
 
+def test_unloading_during_a_load_waits_for_it_and_then_takes_it_out(zoo, engine_of):
+    async def scenario():
+        async with engine_of(zoo.base()) as engine:
+            load = asyncio.create_task(engine.load("one", zoo.one))
+            await asyncio.sleep(0)
+            await engine.unload("one")
+            await load
+            assert engine.residency() == []
+            with pytest.raises(UnknownModel):
+                engine.submit(ask(0, PROMPTS[0], "one"))
+
+    asyncio.run(scenario())
+
+
 def test_an_adapter_loads_while_a_batch_runs_and_the_batch_is_not_disturbed(zoo, engine_of):
     answers = of_each_model(zoo)
 

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from loraland.bases.loading import LoadedBase
 from loraland.engine.blocks import BlockPool
 from loraland.engine.canary import EXACT, Tolerance
+from loraland.engine.eviction import POLICIES
 from loraland.engine.openmp import release_team
 from loraland.engine.paged import PagedKv
 from loraland.engine.protocol import Event, Request, Stats
@@ -76,7 +77,11 @@ class BatchedEngine:
         self._exam_slot = limits.slots + 1
         self._bank = LoraBank(model, slots=self._exam_slot, max_rank=limits.max_rank)
         self._runner = Runner(model, self._bank, kv)
-        self._residency = Residency(slots=limits.slots, host_bytes=limits.host_bytes)
+        self._residency = Residency(
+            slots=limits.slots,
+            host_bytes=limits.host_bytes,
+            policy=POLICIES[limits.eviction],
+        )
         self._shelf = Shelf(
             self._residency,
             linears,
@@ -124,8 +129,8 @@ class BatchedEngine:
 
     async def unload(self, version: str) -> None:
         """See `Engine.unload`. With leases out it returns at once. Unknown versions are ignored."""
-        known = {resident.version for resident in self._residency.table()}
-        if version in known and self._residency.retire(version):
+        await self._shelf.admitted(version)
+        if self._shelf.knows(version) and self._residency.retire(version):
             self._shelf.forget(version)
 
     def pin(self, version: str, pinned: bool = True) -> None:
@@ -338,8 +343,10 @@ class BatchedEngine:
             logger.exception("a pass of %d rows failed", len(works))
             reason = f"a pass of the model failed: {type(error).__name__}: {error}"
             outcomes = [EngineFailed(reason)] * len(works)
-        await self._take(works, tickets, outcomes)
-        self._computing = frozenset()
+        try:
+            await self._take(works, tickets, outcomes)
+        finally:
+            self._computing = frozenset()
         self._drop_ended()
 
     def _slot(self, row: Row) -> int:

@@ -20,7 +20,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from loraland.errors import BaseUnavailable
 
 NAME = "loraland_paged"  # among transformers' attention functions
-PADDING = 1.5  # rows are attended to together while padding adds at most half; benchmarks/engine.py
+PADDING = 1.5  # rows are attended to together while padding adds at most half; not yet tuned
 
 
 class Span(NamedTuple):

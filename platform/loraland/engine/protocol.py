@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from loraland.engine.tiers import Resident as Resident  # part of the contract
+from loraland.engine.tiers import Resident
 
 if TYPE_CHECKING:
     from numpy import bool_

@@ -10,24 +10,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from transformers import PreTrainedModel
 
 from loraland.bases.loading import LoadedBase
-from loraland.engine import sampling
 from loraland.engine.mixed import MixedBatch, MixedModel
 from loraland.engine.openmp import release_team
-from loraland.engine.protocol import Event, Finished, Request, Resident, Stats, Token
+from loraland.engine.protocol import Event, Request, Stats
 from loraland.engine.sampling import Choice, Chooser
+from loraland.engine.tickets import Stream, Ticket, check_request
+from loraland.engine.tiers import Resident
 from loraland.errors import (
-    ContextTooLong,
     EngineBusy,
     EngineFailed,
     EngineStopped,
@@ -52,20 +51,10 @@ class _Adapter:
 
 
 @dataclass(slots=True, eq=False)
-class _Ticket:
-    """A request on its way through the engine."""
+class _Ticket(Ticket):
+    """A request, and the adapter that it holds."""
 
-    request: Request
-    adapter: _Adapter | None
-    chooser: Chooser
-    events: asyncio.Queue[Event | LoraLandError] = field(default_factory=asyncio.Queue)
-    submitted: float = field(default_factory=time.perf_counter)
-    started: float | None = None
-    first_token: float | None = None
-    sent: int = 0  # tokens given to the caller
-    computed: int = 0  # tokens the model chose, a stop token included
-    cancelled: bool = False
-    ended: bool = False
+    adapter: _Adapter | None = None
 
 
 class ReferenceEngine:
@@ -159,13 +148,17 @@ class ReferenceEngine:
     def submit(self, request: Request) -> AsyncIterator[Event]:
         """See `Engine.submit`."""
         self.check_open()
-        self._check(request)
+        if request.id in self._tickets:
+            raise InvalidRequest(
+                f"a request with id '{request.id}' is under way; ids must be unique"
+            )
+        check_request(request, self.context_tokens, self._model.vocabulary)
         adapter = self._find(request.adapter)
         if len(self._waiting) >= self._max_waiting:
             raise EngineBusy(
                 f"busy: {len(self._waiting)} requests are waiting already; retry after a second"
             )
-        ticket = _Ticket(request, adapter, Chooser.of(request))
+        ticket = _Ticket(request, Chooser.of(request), adapter=adapter)
         if adapter is not None:
             adapter.leases += 1
         self._tickets[request.id] = ticket
@@ -173,25 +166,7 @@ class ReferenceEngine:
         self._requests += 1
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._serve())
-        return _Stream(self, ticket)
-
-    def _check(self, request: Request) -> None:
-        sampling.check(request.sampling)
-        prompt, wanted = len(request.prompt_ids), request.sampling.max_new_tokens
-        if request.id in self._tickets:
-            raise InvalidRequest(
-                f"a request with id '{request.id}' is under way; ids must be unique"
-            )
-        if prompt == 0:
-            raise InvalidRequest("the prompt has no tokens; give at least one")
-        if prompt + wanted > self.context_tokens:
-            raise ContextTooLong(
-                f"the prompt has {prompt} tokens and the answer may have {wanted}, together more "
-                f"than the {self.context_tokens} of this base; shorten the prompt, "
-                "or ask for fewer tokens"
-            )
-        if not all(0 <= token < self._model.vocabulary for token in request.prompt_ids):
-            raise InvalidRequest(f"prompt token ids must be from 0 to {self._model.vocabulary - 1}")
+        return Stream(ticket, self._cancel)
 
     def _find(self, version: str | None) -> _Adapter | None:
         if version is None:
@@ -207,13 +182,15 @@ class ReferenceEngine:
         if (ticket := self._tickets.get(request_id)) is not None:
             self._cancel(ticket)
 
-    def _cancel(self, ticket: _Ticket) -> None:
+    def _cancel(self, ticket: Ticket) -> None:
         if ticket.ended:
             return
         ticket.cancelled = True
         if ticket.started is None:
-            self._waiting.remove(ticket)
-            self._finish(ticket, "cancelled")
+            held = self._tickets[ticket.request.id]
+            self._waiting.remove(held)
+            held.finish("cancelled")
+            self._drop(held)
 
     def stats(self) -> Stats:
         """See `Engine.stats`."""
@@ -270,7 +247,7 @@ class ReferenceEngine:
     async def _run(self, tickets: list[_Ticket]) -> None:
         """One batch from its prompts to its last token."""
         for ticket in tickets:
-            ticket.started = time.perf_counter()
+            ticket.start()
             self._prompt_tokens += len(ticket.request.prompt_ids)
         prompts = [ticket.request.prompt_ids for ticket in tickets]
         names = [ticket.adapter.name if ticket.adapter else None for ticket in tickets]
@@ -289,56 +266,22 @@ class ReferenceEngine:
 
     def _deliver(self, ticket: _Ticket, choice: Choice | EngineFailed) -> int | None:
         """Send what a row's last step gave. The token when the row goes on, None when it ended."""
+        self._generated_tokens += not (ticket.ended or isinstance(choice, EngineFailed))
+        token = ticket.take(choice)
         if ticket.ended:
-            return None
-        if isinstance(choice, EngineFailed):
-            self._fail(ticket, choice)
-            return None
-        wishes = ticket.request.sampling
-        ticket.computed += 1
-        self._generated_tokens += 1
-        if ticket.cancelled:
-            reason = "cancelled"
-        elif choice.token_id in wishes.stop_token_ids:
-            reason = "stop"
-        else:
-            ticket.first_token = ticket.first_token or time.perf_counter()
-            ticket.events.put_nowait(
-                Token(choice.token_id, ticket.sent, choice.logprob, choice.top_logprobs)
-            )
-            ticket.sent += 1
-            if ticket.sent < wishes.max_new_tokens:
-                return choice.token_id
-            reason = "length"
-        self._finish(ticket, reason)
-        return None
-
-    def _finish(self, ticket: _Ticket, reason: str) -> None:
-        now = time.perf_counter()
-        started = now if ticket.started is None else ticket.started
-        first = now if ticket.first_token is None else ticket.first_token
-        self._end(
-            ticket,
-            Finished(
-                reason=reason,
-                prompt_tokens=len(ticket.request.prompt_ids),
-                generated_tokens=ticket.computed,
-                queue_ms=(started - ticket.submitted) * 1000,
-                first_token_ms=(first - ticket.submitted) * 1000,
-                total_ms=(now - ticket.submitted) * 1000,
-            ),
-        )
+            self._drop(ticket)
+        return token
 
     def _fail(self, ticket: _Ticket, error: LoraLandError) -> None:
-        if not ticket.ended:
-            self._end(ticket, error)
+        ticket.end(error)
+        self._drop(ticket)
 
-    def _end(self, ticket: _Ticket, last: Finished | LoraLandError) -> None:
-        ticket.ended = True
-        ticket.events.put_nowait(last)
-        del self._tickets[ticket.request.id]
-        self._finished += 1
-        self._release(ticket)
+    def _drop(self, ticket: _Ticket) -> None:
+        """Forget a request that has ended, once, and release its adapter."""
+        if self._tickets.get(ticket.request.id) is ticket:
+            del self._tickets[ticket.request.id]
+            self._finished += 1
+            self._release(ticket)
 
     # The worker
 
@@ -365,34 +308,3 @@ def _choose(batch: MixedBatch, choosers: list[Chooser]) -> list[Choice | EngineF
         except EngineFailed as error:
             choices.append(error)
     return choices
-
-
-class _Stream:
-    """The events of one request. Closing it, or letting go of it, cancels the request."""
-
-    def __init__(self, engine: ReferenceEngine, ticket: _Ticket) -> None:
-        self._engine, self._ticket = engine, ticket
-        self._loop = asyncio.get_running_loop()
-        self._exhausted = False
-
-    def __aiter__(self) -> _Stream:
-        return self
-
-    async def __anext__(self) -> Event:
-        if self._exhausted:
-            raise StopAsyncIteration
-        event = await self._ticket.events.get()
-        self._exhausted = not isinstance(event, Token)
-        if isinstance(event, LoraLandError):
-            raise event
-        return event
-
-    async def aclose(self) -> None:
-        """Cancel the request if it is under way, and give no more events."""
-        self._exhausted = True
-        self._engine._cancel(self._ticket)
-
-    def __del__(self) -> None:
-        # May run in any thread, and after the loop: only a running loop has anything to cancel.
-        if not self._ticket.ended and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._engine._cancel, self._ticket)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from loraland.engine.blocks import BASE, BlockPool
+from loraland.engine.blocks import BlockPool
 
 
 @dataclass(slots=True, eq=False)
@@ -30,7 +30,6 @@ class Row:
     blocks: list[int] = field(default_factory=list)
     shared: int = 0  # full blocks that the prefix cache knows
     reused_tokens: int = 0  # that the prefix cache saved it
-    preemptions: int = 0
 
     @property
     def remaining(self) -> int:
@@ -66,7 +65,7 @@ class _Queue:
     rows: deque[Row] = field(default_factory=deque)
     served: float = 0.0  # tokens computed for it
     running: int = 0
-    passed_over: int = 0  # passes since a row of it waits for its adapter
+    passed_over: int = 0  # passes in which its turn came and its adapter had no slot
 
 
 class Scheduler:
@@ -191,12 +190,12 @@ class Scheduler:
     ) -> list[Work]:
         """The first pieces of waiting rows, as far as rows, blocks and tokens suffice."""
         works: list[Work] = []
-        passed = set(draining)
+        passed: set[str | None] = set(draining)
         while budget > 0 and len(self.running) < self.limits.rows:
-            version = next((v for v in self._order() if (v or BASE) not in passed), None)
-            queue = self._queues.get(version)
-            if queue is None or not queue.rows or (version or BASE) in passed:
+            turns = [version for version in self._order() if version not in passed]
+            if not turns:
                 break
+            version, queue = turns[0], self._queues[turns[0]]
             row = queue.rows[0]
             known = self._pool.match(version, row.tokens)
             if version is not None and not ready(version):
@@ -205,7 +204,7 @@ class Scheduler:
                 continue
             queue.passed_over = 0
             if self._is_coming(row, len(known)):
-                passed.add(version or BASE)
+                passed.add(version)
                 continue
             if not self._admit(row, known):
                 break  # whose turn it is waits for blocks; nobody takes them away before
@@ -261,5 +260,4 @@ class Scheduler:
         queue.running -= 1
         queue.rows.appendleft(row)
         self._free(row)
-        row.preemptions += 1
         self.preemptions += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,9 @@ class EngineLimits:
     slots: int = 32  # adapters on the device beside the base
     max_rank: int = 64  # of an adapter; stacks grow to it only when one needs it
     host_bytes: int = 2 << 30  # of adapters in host memory beyond those in use
+    # Who leaves: the least recently used, or what is cheapest to bring back; see
+    # benchmarks/residency_replay.py.
+    eviction: Literal["lru", "gdsf"] = "lru"
     loads: int = 4  # adapters read from disk at once
 
     @property

@@ -79,6 +79,15 @@ class Shelf:
         self._residency.add(version, Tier.HOST, weights.size_bytes, time.monotonic())
         self._drop()
 
+    async def admitted(self, version: str) -> None:
+        """Wait until an admission of this version, if one is under way, has ended either way."""
+        if (task := self._admissions.get(version)) is not None:
+            await asyncio.wait([task])
+
+    def knows(self, version: str) -> bool:
+        """Whether a version was admitted and not forgotten since."""
+        return version in self._folders
+
     def forget(self, version: str) -> None:
         """Let a version go that residency allows to forget."""
         self._residency.forget(version)
@@ -154,6 +163,6 @@ class Shelf:
 
     def check(self) -> None:
         """Raises AssertionError unless the tensors held are those that residency counts."""
-        hosted = set(self._host)
-        known = {resident.version for resident in self._residency.table()}
-        assert hosted <= known, f"tensors of forgotten adapters are held: {hosted - known}"
+        counted = {r.version for r in self._residency.table() if r.host_bytes}
+        held = set(self._host)
+        assert held == counted, f"tensors are held of {held - counted}, missing of {counted - held}"

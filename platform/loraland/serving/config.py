@@ -30,6 +30,7 @@ class BaseSettings(_Settings):
     max_adapters: int = Field(default=256, ge=1)  # known to a replica; then the oldest is unloaded
     slots: int = Field(default=32, ge=1)  # adapters on the device at once; a miss is loaded first
     host_bytes: int = Field(default=2 << 30, ge=0)  # of adapters kept in host memory
+    eviction: Literal["lru", "gdsf"] = "lru"  # who leaves a slot; gdsf minds what a load costs
     max_rank: int = Field(default=64, ge=1)  # of an adapter; memory and time grow with it
     max_batch: int = Field(default=32, ge=1)  # requests in one forward pass
     pass_tokens: int = Field(

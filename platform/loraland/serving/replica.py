@@ -127,6 +127,7 @@ def engine_for(base: LoadedBase, config: BaseSettings) -> BatchedEngine | Refere
         slots=config.slots,
         max_rank=config.max_rank,
         host_bytes=config.host_bytes,
+        eviction=config.eviction,
     )
     return BatchedEngine.of(base, limits, COARSE if config.int8 else EXACT)
 
