@@ -54,17 +54,20 @@ async def measure(
     asked = chance.choices(names, weights, k=requests)
     engine = BatchedEngine.of(base, EngineLimits(slots=SLOTS, host_bytes=host_bytes))
     times: dict[bool, list[float]] = {True: [], False: []}
+    steps: list[float] = []  # between two tokens of a row
 
     async def one(number: int, adapter: str) -> None:
         prompt = tuple(chance.randrange(3, 49_000) for _ in range(PROMPT))
         tiers = {resident.version: resident.tier for resident in engine.residency()}
-        begun = time.perf_counter()
+        begun = before = time.perf_counter()
         request = Request(f"r{number}", prompt, adapter, Sampling(max_new_tokens=NEW))
         async for event in engine.submit(request):
-            if isinstance(event, Token) and event.index == 0:
-                ms = (time.perf_counter() - begun) * 1000
-                if number >= SLOTS:  # the first ones find an empty house
-                    times[tiers[adapter] is Tier.DEVICE].append(ms)
+            now = time.perf_counter()
+            if isinstance(event, Token) and event.index > 0:
+                steps.append((now - before) * 1000)
+            elif isinstance(event, Token) and number >= SLOTS:  # first ones find an empty house
+                times[tiers[adapter] is Tier.DEVICE].append((now - begun) * 1000)
+            before = now
 
     try:
         for name in names:
@@ -84,6 +87,7 @@ async def measure(
         "host": "none" if host_bytes == 0 else "all",
         "hit": _figures(times[True]),
         "miss": _figures(times[False]),
+        "step_ms": round(statistics.median(steps), 1),
         "load_ms": round(statistics.median(loads), 1) if loads else None,
         "evictions": sum(resident.evictions for resident in residents),
         "pass_tokens": round(stats.pass_tokens / max(1, stats.passes), 1),
@@ -132,8 +136,8 @@ def plot(points: list[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """Measure, and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--requests", type=int, default=60, help="for each point")
-    parser.add_argument("--rate", type=float, default=4.0, help="requests a second")
+    parser.add_argument("--requests", type=int, default=48, help="for each point")
+    parser.add_argument("--rate", type=float, default=2.5, help="requests a second")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
+import threading
 from contextlib import asynccontextmanager
 
 import pytest
@@ -15,6 +17,7 @@ from peft import PeftModel
 from loraland.engine.batched import BatchedEngine
 from loraland.engine.protocol import Finished, Request, Sampling
 from loraland.engine.settings import EngineLimits
+from loraland.engine.tiers import Tier
 
 ARCHITECTURES = [
     "llama",
@@ -116,6 +119,43 @@ def test_25_adapters_and_the_base_in_one_crowd_answer_as_each_alone(crowd_of, ar
     # The crowd did meet every hardship.
     assert stats.reused_tokens >= 24 and stats.preemptions > 0
     assert sum(resident.evictions for resident in residents) > 0
+
+
+@pytest.mark.parametrize("host_bytes", [0, 1 << 30], ids=["disk", "host"])
+def test_a_miss_joins_the_pass_after_the_one_in_which_it_came(crowd_of, monkeypatch, host_bytes):
+    """It is read and placed beside the pass that runs; a further pass would be a step too many."""
+    zoo, folders = crowd_of("llama")
+    passes = threading.Semaphore(0)
+    limits = dataclasses.replace(TIGHT, slots=1, host_bytes=host_bytes)
+
+    async def scenario():
+        async with running(zoo.base(), limits) as engine:
+            await engine.load("a1", folders["a1"])
+            await engine.load("a2", folders["a2"])
+            compute = engine._runner.run
+
+            def gated(*work):
+                assert passes.acquire(timeout=60)
+                return compute(*work)
+
+            monkeypatch.setattr(engine._runner, "run", gated)
+            passes.release()
+            await collect(engine.submit(ask("before", [5, 6, 7], "a1", new=1)))
+            busy = asyncio.create_task(collect(engine.submit(ask("busy", [9, 8], new=3))))
+            while not engine._computing:
+                await asyncio.sleep(0.001)
+            missed = asyncio.create_task(collect(engine.submit(ask("miss", [5, 6], "a2", new=1))))
+            while engine.residency()[1].tier is not Tier.HOST:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
+            passes.release(2)  # the one under way, and one more
+            await asyncio.wait_for(missed, timeout=60)
+            assert engine.stats().passes == 3
+            passes.release()
+            await busy
+            engine.check()
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("window", [3, 7])

@@ -90,7 +90,7 @@ class BatchedEngine:
             tolerance=tolerance,
             write_slot=self._write_slot,
             probe=self._probe,
-            on_change=self._wake,
+            on_change=self._loads_changed,
         )
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._tickets: dict[str, Ticket] = {}  # under way, by request id
@@ -185,8 +185,8 @@ class BatchedEngine:
                 "retry after a second"
             )
         ticket = Ticket.of(request)
+        hit = request.adapter is None or self._is_ready(request.adapter)
         if request.adapter is not None:
-            hit = self._is_ready(request.adapter)
             self._residency.lease(request.adapter, time.monotonic())
             self._hits[request.id] = hit
         row = Row(
@@ -201,6 +201,8 @@ class BatchedEngine:
         self._requests += 1
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._serve())
+        if request.adapter is not None and not hit:
+            self._pursue()  # now, beside the pass that runs
         self._wake()
         return Stream(ticket, self._cancel)
 
@@ -275,12 +277,24 @@ class BatchedEngine:
     def _wake(self) -> None:
         self._changed.set()
 
+    def _pursue(self) -> None:
+        """Begin the loads that can begin; they go on beside the pass that runs."""
+        self._shelf.pursue(self._scheduler.wanted())
+
+    def _loads_changed(self) -> None:
+        """A load has ended: it may be half of the way, or leave a slot to the next."""
+        self._pursue()
+        self._wake()
+
     async def _serve(self) -> None:
         """Compute passes as long as there are requests."""
         release_team()  # of this thread; the worker computes from here on
         try:
             while self._tickets:
                 self._changed.clear()
+                self._drop_ended()
+                self._pursue()
+                await self._shelf.placed()  # else whose slot is being written misses this pass
                 self._drop_ended()
                 works = self._next_pass()
                 if works:
@@ -294,9 +308,7 @@ class BatchedEngine:
             self._fail_all(EngineStopped("the engine stopped during the request; retry"))
 
     def _next_pass(self) -> list[Work]:
-        wanted = self._scheduler.wanted()
-        self._shelf.pursue(wanted)
-        self._fail_refused(wanted)
+        self._fail_refused(self._scheduler.wanted())
         draining: Sequence[str] = ()
         if self._scheduler.has_starving(PATIENCE):
             draining = self._residency.drain(self._scheduler.wanted(), time.monotonic())

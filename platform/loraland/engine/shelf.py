@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from loraland.adapters.folder import CARD, read_card
 from loraland.engine.canary import Tolerance, require_canary
@@ -52,7 +51,8 @@ class Shelf:
         self._folders: dict[str, Path] = {}
         self._host: dict[str, AdapterWeights] = {}
         self._admissions: dict[str, asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()  # loads under way
+        self._placing: set[asyncio.Task[None]] = set()  # those of them that write a slot
 
     async def admit(self, version: str, folder: Path) -> None:
         """Make a version known: read, checked, and computing what its card says.
@@ -105,7 +105,10 @@ class Shelf:
 
     def _begin(self, load: Load) -> None:
         self._residency.begin(load)
-        self._spawn(self._run(load))
+        task = asyncio.create_task(self._run(load))
+        for group in (self._tasks, self._placing)[: 1 if load.slot is None else 2]:
+            group.add(task)
+            task.add_done_callback(group.discard)
 
     async def _run(self, load: Load) -> None:
         try:
@@ -151,10 +154,10 @@ class Shelf:
         for version in self._residency.take_dropped():
             self._host.pop(version, None)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def placed(self) -> None:
+        """Wait for the slots that are being written now: milliseconds, reading apart."""
+        if self._placing:
+            await asyncio.wait(self._placing)
 
     async def settle(self) -> None:
         """Wait until no load is under way."""
