@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from loraland.bases.loading import LoadedBase
+from loraland.bases.loading import LoadedBase, find_base, load_base
 from loraland.bases.tiny import load_tiny
 from loraland.engine.batched import BatchedEngine
 from loraland.engine.reference import ReferenceEngine
@@ -35,7 +35,9 @@ class Zoo:
         return load_tiny(self.architecture, self.folder, precision)  # type: ignore[arg-type]
 
 
-def write_adapter(base: LoadedBase, folder: Path, seed: int, **config: object) -> Path:
+def write_adapter(
+    base: LoadedBase, folder: Path, seed: int, spread: float = 0.3, **config: object
+) -> Path:
     """Save a random adapter that moves the logits by a lot."""
     settings = {
         "r": 4,
@@ -47,7 +49,7 @@ def write_adapter(base: LoadedBase, folder: Path, seed: int, **config: object) -
     generator = torch.Generator().manual_seed(seed)
     for name, weight in peft.named_parameters():
         if "lora_" in name:
-            weight.data = torch.randn(weight.shape, generator=generator) * 0.3
+            weight.data = torch.randn(weight.shape, generator=generator) * spread
     peft.save_pretrained(folder)
     peft.unload()
     return folder
@@ -138,7 +140,30 @@ def crowd_of(
     return make
 
 
-def _member(zoo: Zoo, root: Path, number: int) -> Path:
+@pytest.fixture(scope="session")
+def embedded_crowd(
+    embedded_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Embedded, dict[str, Path]]:
+    """The same over the embedded base."""
+    zoo, root = Embedded(embedded_cache), tmp_path_factory.mktemp("crowd-embedded")
+    return zoo, {f"a{i}": _member(zoo, root, i, spread=0.05) for i in range(25)}
+
+
+@dataclass
+class Embedded:
+    """The embedded base from a cache that holds it."""
+
+    cache: Path
+    architecture: str = "llama"
+
+    def base(self) -> LoadedBase:
+        """A fresh copy in fp32; an engine changes its layers."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LORALAND_CACHE", str(self.cache))
+            return load_base(find_base("smollm2-135m"), "fp32")
+
+
+def _member(zoo: Zoo | Embedded, root: Path, number: int, spread: float = 0.3) -> Path:
     phi = zoo.architecture == "phi"
     targets = [
         ["q_proj", "v_proj"],
@@ -151,6 +176,7 @@ def _member(zoo: Zoo, root: Path, number: int) -> Path:
         zoo.base(),
         root / f"a{number}",
         100 + number,
+        spread,
         r=rank,
         lora_alpha=rank,
         target_modules=targets,

@@ -250,7 +250,7 @@ class BatchedEngine:
             raise EngineStopped("the engine was closed; make a new one, or ask another replica")
 
     async def close(self) -> None:
-        """See `Engine.close`. Gives the model its own layers and attention back."""
+        """See `Engine.close`. Gives back the model as it was, and memory."""
         if self._closed:
             return
         self._closed = True
@@ -259,7 +259,7 @@ class BatchedEngine:
         self._wake()
         if self._pump is not None:
             await asyncio.wait([self._pump])
-        await self._shelf.settle()
+        await self._shelf.close()
         await self._work(self._runner.close)
         self._worker.shutdown(wait=True)
 

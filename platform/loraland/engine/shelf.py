@@ -164,6 +164,11 @@ class Shelf:
         while under_way := {*self._tasks, *self._admissions.values()}:
             await asyncio.wait(under_way)
 
+    async def close(self) -> None:
+        """Wait until no load is under way, and let go of all tensors."""
+        await self.settle()
+        self._host.clear()
+
     def check(self) -> None:
         """Raises AssertionError unless the tensors held are those that residency counts."""
         counted = {r.version for r in self._residency.table() if r.host_bytes}
