@@ -266,7 +266,8 @@ class BatchedEngine:
     def check(self) -> None:
         """Raises AssertionError when a block, a lease or a slot is lost. For an engine at rest."""
         self._residency.check()
-        self._shelf.check()
+        if not self._closed:  # afterwards it holds nothing
+            self._shelf.check()
         self._pool.check([row.blocks for row in self._rows.values()])
         leases = sum(resident.leases for resident in self._residency.table())
         held = sum(ticket.request.adapter is not None for ticket in self._tickets.values())
