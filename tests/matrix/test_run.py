@@ -14,7 +14,8 @@ from pyarrow import parquet
 from loraland.adapters.registry import Registry
 from loraland.errors import DataRefused, UnknownBase
 from loraland.matrix.cell import Cell, CellEvent
-from loraland.matrix.run import run_cell, split_validation
+from loraland.matrix.run import run_cell
+from loraland.matrix.work import split_validation
 from loraland.storage import Storage
 from loraland.training.examples import Example
 from loraland.training.recipe import Recipe, get_recipe

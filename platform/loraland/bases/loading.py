@@ -1,7 +1,7 @@
 """Puts a base into memory: finds its folder, checks that it fits, loads it frozen at a precision.
 
-Every base is read from a local folder of safetensors: the embedded copy, a snapshot of the hub, or
-a folder that the user names.
+Every base is read from a local folder of safetensors: the embedded copy, a snapshot of the hub, a
+random model of a rehearsal, or a folder that the user names.
 """
 
 from __future__ import annotations
@@ -148,6 +148,10 @@ def find_folder(base: Base) -> Path:
         return Path(base.folder)
     if base.embedded:
         return embedded.folder()
+    if base.tiny:
+        from loraland.bases import tiny  # which loads its models through this module
+
+        return tiny.folder(base)
     return _hub_snapshot(base)
 
 

@@ -43,7 +43,7 @@ class InferenceLinear(nn.Linear):
         """(..., in) -> (..., out)."""
         rows = x.reshape(-1, self.in_features)
         if rows.shape[0] != 1:
-            y = _onednn(rows, self._blocked, self.bias)
+            y = onednn(rows, self._blocked, self.bias)
         else:
             y = torch.bmm(rows.expand(self._parts.shape[0], 1, -1), self._parts).view(1, -1)
             if self.bias is not None:
@@ -57,7 +57,8 @@ def _blocked(weight: Tensor) -> Tensor:
     return found
 
 
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (rows, in), weight (out, in), plain or blocked -> (rows, out); passes no gradient on."""
     found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return found
 
@@ -76,7 +77,7 @@ def speed_up(base: LoadedBase) -> bool:
         and child.weight.dtype == torch.float32
         and child.weight.numel() >= SMALLEST
     ]
-    if base.device.type != "cpu" or not layers or not _has_onednn():
+    if base.device.type != "cpu" or not layers or not has_onednn():
         return False
     if not _pays(max((child for _, _, child in layers), key=lambda child: child.in_features)):
         return False
@@ -89,7 +90,8 @@ def speed_up(base: LoadedBase) -> bool:
     return True
 
 
-def _has_onednn() -> bool:
+def has_onednn() -> bool:
+    """Whether torch brings the products of `onednn`."""
     found: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     ops = ("_linear_pointwise", "_reorder_linear_weight")
     return found and all(hasattr(torch.ops.mkldnn, name) for name in ops)
@@ -99,7 +101,7 @@ def _has_onednn() -> bool:
 def _pays(layer: nn.Linear) -> bool:
     x = torch.ones(SAMPLE_TOKENS, layer.in_features)
     blocked = _blocked(layer.weight.detach())
-    return _seconds(lambda: _onednn(x, blocked)) < WORTH * _seconds(lambda: linear(x, layer.weight))
+    return _seconds(lambda: onednn(x, blocked)) < WORTH * _seconds(lambda: linear(x, layer.weight))
 
 
 def _seconds(product: Callable[[], Tensor], repeats: int = 15) -> float:

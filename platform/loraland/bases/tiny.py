@@ -6,8 +6,9 @@ do.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -21,13 +22,17 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from loraland.bases.catalogue import Precision
+from loraland import settings
+from loraland.bases.catalogue import Base, Precision
 from loraland.bases.loading import LoadedBase, base_from_folder, load_folder
+from loraland.local_copy import local_copy
 
 Architecture = Literal["llama", "mistral", "phi", "gemma"]
 
 SPECIAL = ["<pad>", "<s>", "</s>"]  # ids 0, 1, 2; the 256 bytes follow
 VOCABULARY = len(SPECIAL) + 256
+CONTEXT_TOKENS = 512
+FORMAT = 1  # raise when a base of the same name would be written differently
 
 _CONFIGS: dict[str, type[PreTrainedConfig]] = {
     "llama": LlamaConfig,
@@ -44,7 +49,25 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_tiny(architecture: Architecture, folder: Path, seed: int = 0, chat: bool = True) -> Path:
+def folder(base: Base) -> Path:
+    """The model of a base `tiny-...` in the cache, written on first use; its name is its seed."""
+    seed = int.from_bytes(hashlib.sha256(base.name.encode()).digest()[:4], "big")
+    architecture = cast(Architecture, base.architecture)
+
+    def fill(place: Path) -> None:
+        write_tiny(architecture, place, seed, base.chat, base.context_tokens)
+
+    copy = settings.cache_folder() / "tiny" / f"{base.name}-{FORMAT}"
+    return local_copy(copy, is_good=Path.is_dir, fill=fill)
+
+
+def write_tiny(
+    architecture: Architecture,
+    folder: Path,
+    seed: int = 0,
+    chat: bool = True,
+    context_tokens: int = CONTEXT_TOKENS,
+) -> Path:
     """Write a random model and its tokenizer as `from_pretrained` reads them.
 
     The same bytes for a seed.
@@ -52,11 +75,11 @@ def write_tiny(architecture: Architecture, folder: Path, seed: int = 0, chat: bo
     generator_state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:
-        model = AutoModelForCausalLM.from_config(_config(architecture))
+        model = AutoModelForCausalLM.from_config(_config(architecture, context_tokens))
     finally:
         torch.set_rng_state(generator_state)
     model.save_pretrained(folder)
-    _byte_tokenizer(chat).save_pretrained(folder)
+    byte_tokenizer(chat, context_tokens).save_pretrained(folder)
     return folder
 
 
@@ -70,7 +93,7 @@ def load_tiny(
     return load_folder(folder, entry, precision, torch.device("cpu"))
 
 
-def _config(architecture: Architecture) -> PreTrainedConfig:
+def _config(architecture: Architecture, context_tokens: int) -> PreTrainedConfig:
     shape: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "hidden_size": 64,
@@ -79,7 +102,7 @@ def _config(architecture: Architecture) -> PreTrainedConfig:
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 16,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": context_tokens,
         "pad_token_id": 0,
         "bos_token_id": 1,
         "eos_token_id": 2,
@@ -92,7 +115,8 @@ def _config(architecture: Architecture) -> PreTrainedConfig:
     return _CONFIGS[architecture](**shape)
 
 
-def _byte_tokenizer(chat: bool) -> PreTrainedTokenizerFast:
+def byte_tokenizer(chat: bool, context_tokens: int) -> PreTrainedTokenizerFast:
+    """A tokenizer with a token per byte and the special ones; its end token is `</s>`."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate([*SPECIAL, *alphabet])}
     core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -103,7 +127,7 @@ def _byte_tokenizer(chat: bool) -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
-        model_max_length=512,
+        model_max_length=context_tokens,
     )
     tokenizer.chat_template = CHAT_TEMPLATE if chat else None
     return tokenizer

@@ -16,8 +16,12 @@ from typing import Any
 
 from loraland.adapters.card import Score
 from loraland.bases.loading import LoadedBase
+from loraland.engine.batched import BatchedEngine
+from loraland.engine.protocol import Engine
 from loraland.engine.reference import ReferenceEngine
+from loraland.engine.settings import EngineLimits
 from loraland.engine.text import stop_token_ids
+from loraland.errors import BaseUnavailable
 from loraland.evaluation.answering import Model, answer
 from loraland.evaluation.samples import Sample, write_samples
 from loraland.evaluation.scoring import regrade
@@ -27,6 +31,7 @@ from loraland.tasks.task import Item, Task
 
 FORMAT = 1  # raise when the same items would be put or cut differently
 BATCH = 32  # rows of one forward pass
+KV_TOKENS = 16_384  # of keys and values that are kept; whoever finds no room waits
 
 OnAnswer = Callable[[int, int], None]  # answers so far, answers in all
 
@@ -126,7 +131,7 @@ async def _ask(
         if on_answer is not None:
             on_answer(done, total)
 
-    engine = ReferenceEngine.of(base, max_batch=BATCH)
+    engine = _engine(base)
     try:
         stops = stop_token_ids(base.tokenizer, base.model)
         answers: dict[Model, list[Sample]] = {}
@@ -141,3 +146,13 @@ async def _ask(
         return answers
     finally:
         await engine.close()
+
+
+def _engine(base: LoadedBase) -> Engine:
+    """The batched engine, and for a base that cannot attend over blocks the reference engine."""
+    kv_tokens = max(KV_TOKENS, base.entry.context_tokens)
+    limits = EngineLimits(rows=BATCH, waiting=100_000, slots=1, max_rank=512, kv_tokens=kv_tokens)
+    try:
+        return BatchedEngine.of(base, limits)
+    except BaseUnavailable:
+        return ReferenceEngine.of(base, max_batch=BATCH)

@@ -6,13 +6,15 @@ Knows nothing of requests, versions or files. Not thread-safe: nothing is writte
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
 from loraland.errors import AdapterRejected
+from loraland.lora.dropout import Span
 from loraland.lora.factors import Layout, ServedFactors, TrainedFactors, width_of
 from loraland.lora.layer import Binding, MultiLoraLinear
 from loraland.lora.rows import BASE, Rows
@@ -31,14 +33,12 @@ class LoraBank:
         slots: int,
         max_rank: int,
         trainable: bool = False,
-        dropout: float = 0.0,
         dtype: torch.dtype | None = None,
     ) -> None:
         """A bank without adapters; the model is as it was until the first is written.
 
-        `dropout` acts on the adapters' input while the model is in training mode. `dtype` is that
-        of the adapters' products: fp32 by default, or the model's own half precision when it is
-        served on a GPU. Raises ValueError for a model that has a bank already.
+        `dtype` is that of the adapters' products: fp32 by default, or the model's own half
+        precision when it is served on a GPU. Raises ValueError for a model that has a bank already.
         """
         if slots < 1 or max_rank < 1:
             raise ValueError(f"a bank needs a slot and a rank, got {slots} and {max_rank}")
@@ -55,7 +55,7 @@ class LoraBank:
         self._layouts: WeakValueDictionary[tuple[tuple[int, ...], int], Layout] = (
             WeakValueDictionary()
         )
-        self._binding = Binding(dropout)
+        self._binding = Binding()
         self.epoch = 0
 
     # What is in the slots
@@ -103,14 +103,36 @@ class LoraBank:
         self._held.clear()
         self.epoch += 1
 
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """The model with its own layers inside the block, with the bank's again after it.
+
+        For what must see a plain model, such as PEFT. All slots keep what they hold.
+        """
+        for path, layer in self._layers.items():
+            self._model.set_submodule(path, layer.base)
+        try:
+            yield
+        finally:
+            for path, layer in self._layers.items():
+                self._model.set_submodule(path, layer)
+
     # Which rows the next passes have
 
-    def bind(self, rows: Rows | None, head: Rows | None = None) -> None:
+    def bind(
+        self,
+        rows: Rows | None,
+        head: Rows | None = None,
+        *,
+        dropout: Sequence[Span] = (),
+        head_dropout: Sequence[Span] = (),
+    ) -> None:
         """Set the rows of the next forward passes; None makes all of them base.
 
         `head` are those of the lm_head's input where it gets a part of the tokens; `rows` without
-        it. Raises ValueError when a row uses a slot that is empty or does not exist: it would
-        silently get the base's answer.
+        it. `dropout` says which tokens have inputs dropped while a trainable bank's model is in
+        training mode, `head_dropout` the same of `head`. Raises ValueError when a row uses a slot
+        that is empty or does not exist: it would silently get the base's answer.
         """
         for given in (rows, head):
             empty = set((given.present if given else None) or ()) - self._held.keys()
@@ -121,6 +143,7 @@ class LoraBank:
         # Equal rows again, as in decoding: keep those for which everything is prepared.
         binding.rows = _same(binding.rows, rows)
         binding.head = binding.rows if head is rows else _same(binding.head, head)
+        binding.dropout, binding.head_dropout = dropout, head_dropout
 
     # Training
 
@@ -128,12 +151,18 @@ class LoraBank:
         """The parameters of one adapter, for an optimiser of its own. Needs `trainable`."""
         return [side for pair in self._pairs_of(slot).values() for side in _parameters(pair)]
 
+    def named_parameters_of(self, slot: int) -> dict[str, nn.Parameter]:
+        """The same by the names in PEFT's files. Needs `trainable`."""
+        return {
+            peft_name(path, side): value
+            for path, pair in sorted(self._pairs_of(slot).items())
+            for side, value in zip("AB", _parameters(pair), strict=True)
+        }
+
     def state_dict_of(self, slot: int) -> dict[str, Tensor]:
         """A copy of one adapter's matrices under the names in PEFT's files. Needs `trainable`."""
         return {
-            peft_name(path, side): value.detach().clone()
-            for path, pair in sorted(self._pairs_of(slot).items())
-            for side, value in (("A", pair.a), ("B", pair.b))
+            name: value.detach().clone() for name, value in self.named_parameters_of(slot).items()
         }
 
     # Figures
@@ -195,7 +224,8 @@ class LoraBank:
             self._layers[path].factors = factors
             return
         base = self._model.get_submodule(path)
-        layer = MultiLoraLinear(base, factors, self._binding, self._dtype, path == self._head)
+        is_head = path == self._head
+        layer = MultiLoraLinear(base, factors, self._binding, self._dtype, path, is_head)
         layer.train(base.training)
         self._model.set_submodule(path, layer)
         self._layers[path] = layer

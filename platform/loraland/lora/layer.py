@@ -7,6 +7,7 @@ Stands in for the base's own layer. Told by a `Binding` which rows the next pass
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -14,21 +15,24 @@ import torch
 from torch import Tensor, nn
 
 from loraland.lora.choice import Conditions, choose
-from loraland.lora.factors import Factors
+from loraland.lora.dropout import Span, drop
+from loraland.lora.factors import Factors, TrainedFactors
 from loraland.lora.ops import OPS, Op
 from loraland.lora.rows import Rows, Segment
+from loraland.lora.trained import add_shares
 
 
 class Binding:
     """What all layers of one bank share."""
 
-    __slots__ = ("dropout", "head", "rows", "stats")
+    __slots__ = ("dropout", "head", "head_dropout", "rows", "stats")
 
-    def __init__(self, dropout: float) -> None:
+    def __init__(self) -> None:
         self.rows: Rows | None = None  # of the next passes; None: everything is base
         self.head: Rows | None = None  # of the input of the lm_head
+        self.dropout: Sequence[Span] = ()  # of the rows, in training mode
+        self.head_dropout: Sequence[Span] = ()
         self.stats: Counter[str] = Counter()  # operation -> times it was run
-        self.dropout = dropout
 
 
 class _Step(NamedTuple):
@@ -44,13 +48,21 @@ class MultiLoraLinear(nn.Module):
     """y = base(x) + scale[s] B[s] A[s] x, with s the slot of each token."""
 
     def __init__(
-        self, base: nn.Module, factors: Factors, binding: Binding, dtype: torch.dtype, is_head: bool
+        self,
+        base: nn.Module,
+        factors: Factors,
+        binding: Binding,
+        dtype: torch.dtype,
+        path: str,
+        is_head: bool,
     ) -> None:
+        """`path` is the layer's in the model, and sets its dropout apart from other layers'."""
         super().__init__()
         self.base = base
         self.in_features, self.out_features = factors.shape
         self.factors: Factors = factors
-        self._binding, self._dtype, self._is_head = binding, dtype, is_head
+        self._binding, self._dtype = binding, dtype
+        self._path, self._is_head = path, is_head
 
     @property
     def weight(self) -> Tensor:
@@ -108,9 +120,19 @@ class MultiLoraLinear(nn.Module):
             return y
         choice = choose(self._conditions(len(segments), gradients=True))
         self._binding.stats[choice.rest] += 1
-        x = nn.functional.dropout(x.to(self._dtype), self._binding.dropout, self.training)
+        x = x.to(self._dtype)
+        if self.training:
+            x = drop(x, self._spans(), self._path)
+        plain = choice.rest == "loop" and y.dtype is x.dtype and y.is_contiguous()
+        if plain and isinstance(self.factors, TrainedFactors):
+            return add_shares(y, x, self.factors, segments)
         delta = OPS[choice.rest].delta(x, self.factors, rows)
         return (y + delta.view(y.shape)).to(y.dtype)
+
+    def _spans(self) -> list[Span]:
+        spans = self._binding.head_dropout if self._is_head else self._binding.dropout
+        ranks = self.factors.layout.ranks
+        return [span for span in spans if span.rate and ranks[span.slot]]
 
     def _plan(self, rows: Rows) -> list[_Step]:
         if rows.present is None:

@@ -10,12 +10,15 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from loraland.adapters.card import Score
 from loraland.errors import LoraLandError
 from loraland.tasks.task import Task
 from loraland.training.recipe import Recipe
+
+Data = Literal["real", "rehearsal"]  # rehearsal: made-up rows of the task's shape
+Loop = Literal["plain", "fused", "parallel"]  # they draw dropout from different streams
 
 FORMAT = 1  # raise when the same cell would train to another adapter
 
@@ -30,6 +33,25 @@ class Cell:
     seed: int = 0
     max_examples: int | None = None  # rows of the train split, validation included
     max_items: int | None = 100  # held-out items to be judged on
+    data: Data = "real"
+
+    @property
+    def id(self) -> str:
+        """16 hex digits over what is asked for, by which the ledger knows a cell.
+
+        The recipe's name is left out, and of a local base all but its folder's name: the same cell
+        from another working directory is the same.
+        """
+        asked = self.to_json() | {"base": self.base_name}
+        asked["recipe"].pop("name")
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def base_name(self) -> str:
+        """The base as results and adapters name it: a folder by its own name."""
+        return (
+            self.base.rstrip("/").rsplit("/", 1)[-1].lower() if self.has_local_base else self.base
+        )
 
     @property
     def has_local_base(self) -> bool:
@@ -71,7 +93,8 @@ class CellEvent(NamedTuple):
     note: str = ""
 
 
-STAGES = ("data", "base", "train", "publish", "judge", "done")
+FINISHED, FAILED = "finished", "failed"  # the record is written
+STAGES = ("data", "base", "train", "publish", "judge", "done", FINISHED, FAILED)
 
 
 class CellResult(NamedTuple):
@@ -99,6 +122,7 @@ def run_key(
     tokenizer_digest: str,
     data_fingerprint: str,
     test_fingerprint: str,
+    loop: Loop = "plain",
 ) -> str:
     """16 hex digits over all that decides which adapter comes out."""
     decides = {
@@ -113,4 +137,8 @@ def run_key(
         "recipe": cell.recipe.model_dump(mode="json", exclude={"name"}),
         "seed": cell.seed,
     }
+    if cell.data != "real":
+        decides["rows"] = cell.data
+    if loop != "plain":
+        decides["loop"] = loop
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,41 +1,32 @@
-"""Runs one cell from its data to its score: gate, train, effect check, publish, judge.
+"""Runs cells from their data to their score: gate, train, effect check, publish, judge.
 
-Each stage leaves its result in storage before the next begins. Killed anywhere and started again, a
-cell goes on from there and ends with the same adapter. Knows nothing of Ray.
+One cell by itself, or several of one base that are trained together. Each stage leaves its result
+in storage before the next begins: killed anywhere and started again, cells go on from there and end
+with the same adapters. Knows nothing of Ray.
 """
 
 from __future__ import annotations
 
-import random
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from loraland.adapters.card import Card, CurvePoint, DataStamp, Score, utc_now
-from loraland.adapters.folder import content_hash, version_of
 from loraland.adapters.names import ModelName
-from loraland.adapters.registry import Registry
-from loraland.bases.catalogue import Base
-from loraland.bases.expansion import expand_for_inference
-from loraland.bases.fingerprint import fingerprint, tokenizer_digest
-from loraland.bases.loading import LoadedBase, find_base, find_folder, load_base, load_tokenizer
-from loraland.bases.products import speed_up
-from loraland.errors import UnknownModel
-from loraland.evaluation.judge import Exam, judge
-from loraland.matrix import provenance
-from loraland.matrix.cell import Cell, CellEvent, CellResult, run_key
+from loraland.bases.loading import LoadedBase
+from loraland.errors import LoraLandError
+from loraland.matrix.cell import Cell, CellEvent, CellFailure, CellResult
+from loraland.matrix.work import OnEvent, Work
 from loraland.storage import Storage
-from loraland.tasks.catalogue import get_task
-from loraland.tasks.sources import Split, load_split
-from loraland.tasks.task import Item, Task
-from loraland.training.checkpoint import CheckpointStore
-from loraland.training.effect import measure_canary
-from loraland.training.examples import Example
-from loraland.training.gate import GateReport, inspect
-from loraland.training.loop import TrainedAdapter, train
+from loraland.training.fused import FusedMember, Outcome, train_fused
+from loraland.training.gain import measure_gain
+from loraland.training.parallel import Devices
+from loraland.training.strategies import StrategyName
 
-OnEvent = Callable[[CellEvent], None]
+__all__ = ["OnEvent", "run_cell", "run_fused"]
+
+Workers = tuple[Devices, StrategyName]
+
+AUTO = 0  # slots: as many as a probe finds worth while
 
 
 def run_cell(
@@ -44,207 +35,134 @@ def run_cell(
     on_event: OnEvent = lambda event: None,
     *,
     device: str | None = None,
+    workers: Workers | None = None,
 ) -> CellResult:
     """Bring a cell to its end, doing only what is missing.
 
-    `device` is where the base goes; None takes a GPU where there is one.
+    `device` is where the base goes; None takes a GPU where there is one. With `workers` the
+    training is theirs, on the connected Ray cluster.
     Raises DataRefused, TrainingDiverged, NoEffect, BaseUnavailable, SourceUnavailable, ...: every
     error names what to do, and starting the cell again is always safe.
     """
-    work = _Work.prepare(cell, storage, on_event, device)
+    work = Work.prepare(cell, storage, on_event, device, "plain" if workers is None else "parallel")
     finished = work.finished_model()
     base: LoadedBase | None = None  # loaded only when something is left to do
     trained = finished is None
-    if finished is None:
+    if finished is None and workers is None:
         base = work.load_base()
         finished = work.train_and_publish(base)
-    work.checkpoints.clear()  # also what a kill after the result was written left
-    score = work.stored_score(finished) or work.judge(base or work.load_base(), finished)
-    work.tell("done", 1, 1)
-    warnings = tuple(str(finding) for finding in work.report.warnings)
-    return CellResult(cell.label, str(finished), score, work.folder, trained, warnings)
+    elif finished is None and workers is not None:
+        with tempfile.TemporaryDirectory(prefix="loraland-") as place:
+            adapter = work.train_on_workers(*workers, Path(place))
+            base = work.load_base()
+            finished = work.publish(base, adapter)
+    assert finished is not None
+    return _judged(work, finished, lambda: base or work.load_base(), trained=trained)
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """A cell with its data read and checked."""
+def train_on_workers(cell: Cell, storage: Storage, on_event: OnEvent, workers: Workers) -> None:
+    """Only the training of a cell, if it is missing; needs no device here. Raises like `run_cell`.
 
-    cell: Cell
-    storage: Storage
-    on_event: OnEvent
-    device: str | None
-    task: Task
-    entry: Base
-    train_split: Split
-    test_split: Split
-    report: GateReport
-    key: str
+    `run_cell` with the same workers goes on from there, on another machine if need be.
+    """
+    work = Work.prepare(cell, storage, on_event, "cpu", "parallel")
+    if work.finished_model() is None:
+        with tempfile.TemporaryDirectory(prefix="loraland-") as place:
+            work.train_on_workers(*workers, Path(place))
 
-    @classmethod
-    def prepare(cls, cell: Cell, storage: Storage, on_event: OnEvent, device: str | None) -> _Work:
-        on_event(CellEvent(cell.label, "data", 0, 0))
-        task, entry, recipe = get_task(cell.task), find_base(cell.base), cell.recipe
-        train_split = load_split(task, "train", limit=cell.max_examples, seed=cell.seed)
-        test_split = load_split(task, "test", limit=cell.max_items, seed=cell.seed)
-        on_event(CellEvent(cell.label, "base", 0, 0, note="reading the base"))
-        tokenizer = load_tokenizer(entry)
-        report = inspect(
-            task,
-            train_split.items(),
-            test_split.items(),
-            tokenizer,
-            held_out=_rest_of(test_split),
-            max_length=min(recipe.max_length, entry.context_tokens),
-            drop_long=recipe.too_long == "drop",
-            drop_overlap=recipe.overlap == "drop",
-        )
-        report.require_pass(task.name)
-        key = run_key(
-            cell,
-            task,
-            fingerprint(find_folder(entry)),
-            tokenizer_digest(tokenizer),
-            train_split.fingerprint,
-            test_split.fingerprint,
-        )
-        return cls(
-            cell, storage, on_event, device, task, entry, train_split, test_split, report, key
-        )
 
-    @property
-    def folder(self) -> str:
-        return f"runs/{self.key}"
+def run_fused(
+    cells: Sequence[Cell],
+    storage: Storage,
+    on_event: OnEvent = lambda event: None,
+    *,
+    slots: int,
+    device: str | None = None,
+    on_note: Callable[[str], None] = lambda note: None,
+) -> Iterator[tuple[Cell, CellResult | CellFailure]]:
+    """Bring cells of one base and precision to their end, up to `slots` in training at a time.
 
-    def tell(self, stage: str, done: int, total: int, point: CurvePoint | None = None) -> None:
-        losses = (None, None) if point is None else (point.train_loss, point.validation_loss)
-        self.on_event(CellEvent(self.cell.label, stage, done, total, *losses))
-
-    def finished_model(self) -> ModelName | None:
-        """The adapter that this run published before, if it still is in the registry."""
-        if not self.storage.exists(f"{self.folder}/result.json"):
-            return None
-        name = ModelName.parse(self.storage.read_json(f"{self.folder}/result.json")["model"])
+    The base is loaded once. `slots` AUTO measures whether fusing pays, and how far, and tells
+    `on_note`. Gives each cell with what became of it; one that fails leaves the others alone.
+    Raises what concerns all: BaseUnavailable, NotEnoughMemory, what storage raises.
+    """
+    works: list[Work] = []
+    for cell in cells:
         try:
-            return Registry(self.storage).resolve(name)
-        except UnknownModel:
-            return None
+            works.append(Work.prepare(cell, storage, on_event, device, loop="fused"))
+        except LoraLandError as error:
+            yield cell, CellFailure(cell.label, error)
+    finished = {work.cell.id: work.finished_model() for work in works}
+    missing = [work for work in works if finished[work.cell.id] is None]
+    base = missing[0].load_base() if missing else None
+    if base is not None:
+        for work, outcome in _train(base, missing, slots, on_note):
+            if isinstance(outcome, LoraLandError):
+                yield work.cell, CellFailure(work.cell.label, outcome)
+            else:
+                finished[work.cell.id] = outcome
 
-    @property
-    def checkpoints(self) -> CheckpointStore:
-        return CheckpointStore(self.storage, f"{self.folder}/checkpoint", self.key)
+    def loaded() -> LoadedBase:
+        nonlocal base
+        base = base or works[0].load_base()
+        return base
 
-    def load_base(self) -> LoadedBase:
-        return load_base(self.entry, self.cell.recipe.precision, self.device)
-
-    def train_and_publish(self, base: LoadedBase) -> ModelName:
-        training, validation = split_validation(self.report.examples, self.cell)
-        with tempfile.TemporaryDirectory(prefix="loraland-") as place:
-            trained = train(
-                base,
-                training,
-                validation,
-                self.cell.recipe,
-                Path(place) / "adapter",
-                seed=self.cell.seed,
-                checkpoints=self.checkpoints,
-                on_update=lambda point, total: self.tell("train", point.step, total, point),
-            )
-            self.tell("publish", 0, 1)
-            canary_example = validation[0]
-            canary = measure_canary(
-                base, trained.folder, canary_example.ids[: canary_example.prompt_tokens]
-            )
-            card = self._card(base, trained, len(training), len(validation), canary=canary)
-            name = Registry(self.storage).publish(trained.folder, card)
-        self.storage.write_json(f"{self.folder}/result.json", {"model": str(name)})
-        return name
-
-    def _card(
-        self,
-        base: LoadedBase,
-        trained: TrainedAdapter,
-        train_rows: int,
-        validation_rows: int,
-        **parts: object,
-    ) -> Card:
-        commit, dirty = provenance.git_state()
-        return Card(
-            base=self.entry.name,
-            base_fingerprint=base.fingerprint,
-            hub_id=self.entry.hub_id,
-            precision=base.precision,
-            task=self.task.name,
-            version=version_of(content_hash(trained.folder)),
-            recipe=self.cell.recipe.model_dump(mode="json"),
-            seed=self.cell.seed,
-            data=DataStamp(
-                fingerprint=self.train_split.fingerprint,
-                source=self.train_split.source,
-                train_rows=train_rows,
-                validation_rows=validation_rows,
-                dropped_long=self.report.dropped_long,
-                dropped_overlap=self.report.dropped_overlap,
-            ),
-            curve=trained.curve,
-            best_step=trained.best_step,
-            packages=provenance.package_versions(),
-            git_commit=commit,
-            git_dirty=dirty,
-            hardware=provenance.hardware(),
-            created=utc_now(),
-            **parts,  # type: ignore[arg-type]
-        )
-
-    def exam(self, name: ModelName) -> Exam:
-        card = Registry(self.storage).card(name)
-        fingerprint, precision = card.base_fingerprint, card.precision
-        return Exam.of(self.task, self.test_split, self.entry.name, fingerprint, precision)
-
-    def stored_score(self, name: ModelName) -> Score | None:
-        """The score on these very items, when the card has it and its samples are there."""
-        path = self.exam(name).path(name.version)
-        scores = Registry(self.storage).card(name).scores
-        found = [score for score in scores if score.samples == path]
-        return found[0] if found and self.storage.exists(path) else None
-
-    def judge(self, base: LoadedBase, name: ModelName) -> Score:
-        registry = Registry(self.storage)
-        expand_for_inference(base)
-        speed_up(base)
-        with tempfile.TemporaryDirectory(prefix="loraland-") as place:
-            folder = registry.fetch(name, Path(place))
-            score = judge(
-                base,
-                folder,
-                str(name.version),
-                self.exam(name),
-                self.storage,
-                on_answer=lambda done, total: self.tell("judge", done, total),
-            )
-        registry.put_card(name, registry.card(name).with_score(score))
-        return score
+    for work in works:
+        if (name := finished[work.cell.id]) is None:
+            continue  # it failed, and that was told
+        try:
+            yield work.cell, _judged(work, name, loaded, trained=work in missing)
+        except LoraLandError as error:
+            yield work.cell, CellFailure(work.cell.label, error)
 
 
-def _rest_of(split: Split) -> list[Item]:
-    """The items of a finite test split that the cell is not judged on, but others may be.
+def _judged(
+    work: Work, name: ModelName, loaded: Callable[[], LoadedBase], *, trained: bool
+) -> CellResult:
+    work.checkpoints.clear()  # also what a kill after the result was written left
+    score = work.stored_score(name) or work.judge(loaded(), name)
+    work.tell("done", 1, 1)
+    return work.result(name, score, trained=trained)
 
-    Train and test rows of a generator are disjoint by construction.
-    """
-    if split.task.generator is not None and split.source.startswith("generator:"):
-        return []
-    return load_split(split.task, "test", limit=None).items()[len(split.rows) :]
+
+def _train(
+    base: LoadedBase, works: Sequence[Work], slots: int, on_note: Callable[[str], None]
+) -> list[tuple[Work, ModelName | LoraLandError]]:
+    by_name = {work.cell.id: work for work in works}
+    outcomes: list[tuple[Work, ModelName | LoraLandError]] = []
+
+    def publish(name: str, outcome: Outcome) -> None:
+        work = by_name[name]
+        try:
+            found = outcome if isinstance(outcome, LoraLandError) else work.publish(base, outcome)
+        except LoraLandError as error:  # no effect
+            found = error
+        outcomes.append((work, found))
+
+    with tempfile.TemporaryDirectory(prefix="loraland-") as place:
+        members = [_member(work, Path(place) / work.cell.id) for work in works]
+        if slots == AUTO:
+            gain = measure_gain(base, members)
+            slots = gain.slots
+            on_note(str(gain))
+        train_fused(base, members, slots=slots, on_finished=publish)
+    return outcomes
 
 
-def split_validation(
-    examples: Sequence[Example], cell: Cell
-) -> tuple[list[Example], list[Example]]:
-    """(training, validation): a seeded sample is held out of the train split, at most a fifth of
-    it.
+def _member(work: Work, folder: Path) -> FusedMember:
+    training, validation = work.examples()
+    return FusedMember(
+        work.cell.id,
+        training,
+        validation,
+        work.cell.recipe,
+        work.cell.seed,
+        folder,
+        work.checkpoints,
+        work.on_update,
+    )
 
-    The only example of a data set of one serves as both.
-    """
-    order = list(range(len(examples)))
-    random.Random(f"validation/{cell.seed}").shuffle(order)
-    held = max(1, min(cell.recipe.validation_examples, len(order) // 5))
-    validation = [examples[index] for index in order[:held]]
-    return [examples[index] for index in order[held:]] or validation, validation
+
+def note_of(cells: Sequence[Cell], note: str) -> CellEvent:
+    """A note about a whole group as an event of its first cell."""
+    return CellEvent(cells[0].label, "base", 0, 0, note=note)

@@ -1,4 +1,4 @@
-"""Cells as trials of Ray Tune, which places them and retries those whose machine fails.
+"""Groups of cells as trials of Ray Tune, which places them and retries those whose machine fails.
 
 What a cell has done lies in our storage, not in Tune's experiment: a retried trial, or a new
 experiment tomorrow, goes on from there. An error that would only come again is reported, not
@@ -7,13 +7,15 @@ retried.
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
@@ -21,11 +23,18 @@ from ray.tune.logger import JsonLoggerCallback
 
 from loraland import settings
 from loraland.adapters.card import Score
-from loraland.errors import InvalidConfiguration, LoraLandError, error_of
-from loraland.matrix.cell import Cell, CellEvent, CellFailure, CellResult
+from loraland.errors import InvalidConfiguration, LoraLandError, StorageUnavailable, error_of
+from loraland.matrix.cell import FAILED, FINISHED, Cell, CellEvent, CellFailure, CellResult
+from loraland.matrix.group import Group, Outcome, grouped, run_group
+from loraland.matrix.ledger import Ledger
 from loraland.storage import Storage
 
+if TYPE_CHECKING:
+    from loraland.training.parallel import Devices
+
 RETRIES = 2  # of a trial whose process or machine was lost
+STORAGE_PAUSES_S = (5, 15, 40, 60, 120)  # before a trial asks again for storage that was lost
+WAITING_BYTES = 500 << 20  # that a trial needs while its workers train
 REPORT_EVERY_S = 0.5  # of one cell; the last event of a stage is always reported
 
 OnEvent = Callable[[CellEvent], None]
@@ -67,66 +76,168 @@ def run_cells(
     resources: Resources,
     on_event: OnEvent = lambda event: None,
 ) -> list[CellResult | CellFailure]:
-    """Run cells as one experiment on the connected Ray cluster.
+    """Run each cell by itself, as one experiment on the connected Ray cluster.
 
     Results in the order of the cells.
+    """
+    groups = grouped(cells, retry_collapsed=False)
+    return run_groups(groups, storage_uri, [resources] * len(groups), on_event)
+
+
+def run_groups(
+    groups: Sequence[Group],
+    storage_uri: str,
+    resources: Sequence[Resources],
+    on_event: OnEvent = lambda event: None,
+    *,
+    name: str = "cells",
+    at_once: int | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> list[CellResult | CellFailure]:
+    """Run groups as one experiment, a trial each, with the resources of the same place.
+
+    `at_once` bounds the trials that run, for groups whose workers occupy more than their trial.
+
+    Results of all cells, in their order. What a cell has done by then lies in storage with its
+    record, so that a killed experiment is not restored: a new one runs what is missing.
     """
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # one log is enough
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints even when told not to
     # Ctrl-C is for the caller, who stops what it started; Tune would turn it into a quiet early
     # return.
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    where = tune.with_resources(train_cell, {"cpu": resources.cpus, "gpu": resources.gpus})
-    places = _places(storage_uri)
+    # A state that nobody restores, written after each of hundreds of trials, costs minutes.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
+    # What became of a trial is told by us; the traceback lies in its folder.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    places = places_of(storage_uri)
     space = [
-        {"index": index, "cell": cell.located().to_json(), "places": places, **resources._asdict()}
-        for index, cell in enumerate(cells)
+        {"index": index, "group": group.to_json(), "places": places, **needs._asdict()}
+        for index, (group, needs) in enumerate(zip(groups, resources, strict=True))
     ]
     tuner = Tuner(
-        where,
+        tune.with_resources(train_group, request),
         param_space={"job": tune.grid_search(space)},
         tune_config=TuneConfig(
-            reuse_actors=True,  # the next cell finds torch and transformers imported
+            reuse_actors=len(set(resources)) == 1,  # the next finds torch and all else imported
+            max_concurrent_trials=at_once,
             trial_name_creator=lambda trial: _label(trial).replace("/", "-"),
             trial_dirname_creator=lambda trial: (
                 f"{_label(trial).replace('/', '-')}-{trial.trial_id}"
             ),
         ),
         run_config=RunConfig(
-            name=f"cells-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
-            storage_path=_tune_storage(places[settings.STORAGE]),
+            name=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
+            storage_path=tune_storage(places[settings.STORAGE]),
             failure_config=FailureConfig(max_failures=RETRIES),
-            callbacks=[_Listener(on_event), JsonLoggerCallback()],
+            callbacks=[_Listener(on_event), JsonLoggerCallback(), *callbacks],
             verbose=0,
         ),
     )
     results = tuner.fit()
     by_index = {result.config["job"]["index"]: result for result in results}
-    return [_outcome(cell.label, by_index[index]) for index, cell in enumerate(cells)]
+    storage = Storage.open(storage_uri)
+    return [
+        outcome
+        for index, group in enumerate(groups)
+        for outcome in _outcomes(group, by_index[index], storage)
+    ]
 
 
-def train_cell(config: dict[str, Any]) -> None:
-    """The function trainable: one cell, end to end, in a process of its own."""
+def request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What the trial of a configuration occupies; one with workers only waits for them."""
+    job = config["job"]
+    if job.get("group", {}).get("devices", 1) > 1:
+        return tune.PlacementGroupFactory([{"memory": WAITING_BYTES}])
+    return tune.PlacementGroupFactory([{"CPU": job["cpus"], "GPU": job["gpus"]}])
+
+
+def train_group(config: dict[str, Any]) -> None:
+    """The function trainable: the cells of one group, end to end, in a process of its own."""
     job = config["job"]
     import torch
 
-    from loraland.matrix.run import run_cell
-
     os.environ.update(job["places"])
     torch.set_num_threads(max(1, int(job["cpus"])))
-    _free_memory()  # the process may have run another cell before
-    cell, device = Cell.from_json(job["cell"]), None if job["gpus"] else "cpu"
+    free_memory()  # the process may have run another group before
+    group, device = Group.from_json(job["group"]), None if job["gpus"] else "cpu"
     reporter = _Reporter()
-    try:
+    outcomes: dict[str, dict[str, Any]] = {}
+
+    def work() -> None:
         storage = Storage.open(settings.storage_uri())
-        result = run_cell(cell, storage, reporter.report, device=device)
-    except LoraLandError as error:
-        tune.report({"error_code": error.code, "error": error.message})
-    else:
-        tune.report({"result": _result_to_json(result), "lift": result.score.lift})
+        ended: Iterable[Outcome]
+        if group.devices > 1:
+            ended = _with_workers(job, group, storage, reporter)
+        else:
+            ended = run_group(group, storage, reporter.report, device=device)
+        for cell, found, marks in ended:
+            outcomes[cell.id] = _to_json(found)
+            reporter.finish(cell, found, marks)
+
+    try:
+        _outlast_lost_storage(work)
+    except LoraLandError as error:  # of all that are left
+        for cell in group.cells:
+            outcomes.setdefault(cell.id, _to_json(CellFailure(cell.label, error)))
+    tune.report({"outcomes": json.dumps(outcomes)})
 
 
-def _places(storage_uri: str) -> dict[str, str]:
+def _with_workers(
+    job: dict[str, Any], group: Group, storage: Storage, reporter: _Reporter
+) -> list[Outcome]:
+    """Train on several devices; then one of them checks, publishes and judges, as a task."""
+    import ray
+
+    from loraland.matrix.run import train_on_workers
+
+    for cell in group.cells:
+        train_on_workers(cell, storage, reporter.report, _workers(job, group))
+        reporter.report(CellEvent(cell.label, "judge", 0, 0))
+    task = ray.remote(_finish).options(
+        num_cpus=job["cpus"],
+        num_gpus=job["gpus"],
+        scheduling_strategy="DEFAULT",  # not our place
+    )
+    ended: list[Outcome] = ray.get(task.remote(job))
+    return ended
+
+
+def _finish(job: dict[str, Any]) -> list[Outcome]:
+    """What is left of a group whose training is done."""
+    os.environ.update(job["places"])
+    group, device = Group.from_json(job["group"]), None if job["gpus"] else "cpu"
+    storage, workers = Storage.open(settings.storage_uri()), _workers(job, group)
+    return list(run_group(group, storage, _ignore, device=device, workers=workers))
+
+
+def _workers(job: dict[str, Any], group: Group) -> tuple[Devices, Any]:
+    from loraland.training.parallel import Devices
+
+    return Devices(group.devices, job["cpus"], job["gpus"]), group.strategy
+
+
+def _outlast_lost_storage(work: Callable[[], None]) -> None:
+    """Begin again what begins where it was, some times, while storage cannot be reached.
+
+    Raises StorageUnavailable when it does not come back, and at once when its disk is full.
+    """
+    for pause_s in (*STORAGE_PAUSES_S, None):
+        try:
+            return work()
+        except OSError as error:
+            if isinstance(error, LoraLandError):
+                raise
+            if pause_s is None or error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageUnavailable(
+                    f"storage {settings.storage_uri()} cannot be used: {error}; mend that and run "
+                    "the space again, it goes on where it was"
+                ) from error
+            time.sleep(pause_s)
+    raise AssertionError("the last round ends above")
+
+
+def places_of(storage_uri: str) -> dict[str, str]:
     """The caller's places for processes with another environment and another working directory."""
     named = {settings.STORAGE: storage_uri}
     for name in (settings.DATA, settings.CACHE):
@@ -138,7 +249,8 @@ def _places(storage_uri: str) -> dict[str, str]:
     }
 
 
-def _free_memory() -> None:
+def free_memory() -> None:
+    """Let go of what an earlier trial of this process left."""
     import gc
 
     import torch
@@ -155,11 +267,25 @@ class _Reporter:
         self._last, self._stage = 0.0, ""
 
     def report(self, event: CellEvent) -> None:
+        """Tell where a cell stands; numbers stand apart, for loggers such as MLflow."""
         now = time.monotonic()
         is_edge = event.stage != self._stage or event.done == event.total
         if is_edge or event.validation_loss is not None or now - self._last >= REPORT_EVERY_S:
             self._last, self._stage = now, event.stage
-            tune.report({"event": json.dumps(event)})
+            numbers: dict[str, float] = {"step": event.done} if event.stage == "train" else {}
+            losses = {"train_loss": event.loss, "validation_loss": event.validation_loss}
+            numbers |= {name: loss for name, loss in losses.items() if loss is not None}
+            tune.report({"event": json.dumps(event), **numbers})
+
+    def finish(self, cell: Cell, found: CellResult | CellFailure, marks: Sequence[str]) -> None:
+        """Tell what became of a cell."""
+        if isinstance(found, CellFailure):
+            event = CellEvent(cell.label, FAILED, 1, 1, note=found.error.message)
+            numbers = {}
+        else:
+            event = CellEvent(cell.label, FINISHED, 1, 1, note=", ".join(marks))
+            numbers = {"score": found.score.mean, "lift": found.score.lift}
+        tune.report({"event": json.dumps(event), **numbers})
 
 
 class _Listener(Callback):  # type: ignore[misc]  # Ray publishes no types
@@ -186,36 +312,46 @@ def _ignore(event: CellEvent) -> None:
     """Listen to nothing."""
 
 
-def _outcome(label: str, result: Any) -> CellResult | CellFailure:
-    metrics = result.metrics or {}
-    if "result" in metrics:
-        return _result_from_json(metrics["result"])
-    if "error" in metrics:
-        return CellFailure(label, error_of(metrics["error_code"], metrics["error"]))
+def _outcomes(group: Group, result: Any, storage: Storage) -> list[CellResult | CellFailure]:
+    """What a trial told, and for cells that it took down with it a failure, with its record."""
+    told = json.loads((result.metrics or {}).get("outcomes", "{}"))
+    found = {cell_id: _from_json(values) for cell_id, values in told.items()}
+    lost = [cell for cell in group.cells if cell.id not in found]
+    if not lost:
+        return [found[cell.id] for cell in group.cells]
+    ledger = Ledger(storage)
+    kept = ledger.results(lost)  # of those that ended before the trial was lost
     reason = str(result.error).strip().splitlines()[-1] if result.error else "it was interrupted"
-    return CellFailure(
-        label,
-        LoraLandError(
-            f"the trial of {label} ended without a result after {RETRIES} retries: {reason}"
-        ),
-    )
+    for cell in lost:
+        if (record := kept.get(cell.id)) is not None:
+            found[cell.id] = record.result()
+            continue
+        error = LoraLandError(
+            f"the trial of {group.label} ended without a result after {RETRIES} retries: {reason}"
+        )
+        ledger.record_failure(cell, error, attempts=RETRIES + 1)
+        found[cell.id] = CellFailure(cell.label, error)
+    return [found[cell.id] for cell in group.cells]
 
 
-def _result_to_json(result: CellResult) -> str:
-    return json.dumps(result._asdict() | {"score": result.score.model_dump(mode="json")})
+def _to_json(found: CellResult | CellFailure) -> dict[str, Any]:
+    if isinstance(found, CellFailure):
+        return {"cell": found.cell, "code": found.error.code, "message": found.error.message}
+    return found._asdict() | {"score": found.score.model_dump(mode="json")}
 
 
-def _result_from_json(text: str) -> CellResult:
-    values = json.loads(text)
-    score, warnings = Score(**values.pop("score")), tuple(values.pop("warnings"))
-    return CellResult(**values, score=score, warnings=warnings)
+def _from_json(values: dict[str, Any]) -> CellResult | CellFailure:
+    if "code" in values:
+        return CellFailure(values["cell"], error_of(values["code"], values["message"]))
+    score, warnings = Score(**values["score"]), tuple(values["warnings"])
+    return CellResult(**(values | {"score": score, "warnings": warnings}))
 
 
 def _label(trial: Any) -> str:
-    return Cell.from_json(trial.config["job"]["cell"]).label
+    return Group.from_json(trial.config["job"]["group"]).label
 
 
-def _tune_storage(storage_uri: str) -> str:
+def tune_storage(storage_uri: str) -> str:
     """Tune keeps its own tables beside ours.
 
     Behind a custom endpoint, which it cannot reach, on this machine.

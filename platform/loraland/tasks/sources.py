@@ -2,7 +2,7 @@
 
 The first source that has the task is the one that is read. One that has it but is damaged is an
 error, never a reason to read another. When none has it, the error names each one tried and what to
-do.
+do. Made-up rows of a rehearsal are read only where they are asked for.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from loraland import settings
 from loraland.errors import InvalidConfiguration, SourceUnavailable
 from loraland.tasks.converters import CONVERTERS
 from loraland.tasks.generated import get_generator
+from loraland.tasks.rehearsal import rehearsal_rows, rehearsed
 from loraland.tasks.task import HubSource, Item, Row, SplitName, Task, as_text
 from loraland.tasks.text import normalised_hash
 
@@ -39,7 +40,9 @@ class Split:
 
     task: Task  # as this split sees it (Task.for_split)
     rows: list[Row]
-    source: str  # e.g. "parquet:/data/viggo/train.parquet", "hub:GEM/viggo@main", "generator:dates"
+    # e.g. "parquet:/data/viggo/train.parquet", "hub:GEM/viggo@main", "generator:dates",
+    # "rehearsal:viggo"
+    source: str
     fingerprint: str  # SHA-256 (hex) over the rows, in order
     dropped: int = 0  # rows passed over because the source has no question or no answer in them
 
@@ -48,18 +51,30 @@ class Split:
         return [self.task.item(row) for row in self.rows]
 
 
-def load_split(task: Task, split: SplitName, *, limit: int | None, seed: int = 0) -> Split:
+def load_split(
+    task: Task,
+    split: SplitName,
+    *,
+    limit: int | None,
+    seed: int = 0,
+    rehearsal: bool = False,
+) -> Split:
     """The rows of a split from the first source that has the task.
 
     Train rows are shuffled with `seed`, then cut to `limit`. Test rows keep their order, and the
     first `limit` are taken, so that every seed is judged on the same ones. `limit=None` takes all,
-    and of a generator, which has no end, GENERATED_ROWS. Raises SourceUnavailable when no source
-    has the task or one is damaged or half there, InvalidConfiguration when the limit is below 1.
+    and of a generator, which has no end, GENERATED_ROWS. `rehearsal` reads made-up rows and looks
+    nowhere else; the split's task is then the rehearsed one. Raises SourceUnavailable when no
+    source has the task or one is damaged or half there, InvalidConfiguration when the limit is
+    below 1.
     """
     if limit is not None and limit < 1:
         raise InvalidConfiguration(f"limit is {limit}; give at least 1, or None for all rows")
-    seen = task.for_split(split)
-    source = _open_first(seen, split, limit, seed)
+    seen = (rehearsed(task) if rehearsal else task).for_split(split)
+    if rehearsal:
+        source = _open_rehearsal(task, split, limit, seed)
+    else:
+        source = _open_first(seen, split, limit, seed)
     rows: list[Row] = []
     dropped = 0
     for row in _rows(source, seen):
@@ -243,3 +258,9 @@ def _open_generator(task: Task, split: SplitName, limit: int | None, seed: int) 
     endless = get_generator(task.generator).rows(split, seed if split == "train" else 0)
     rows = list(islice(endless, limit or GENERATED_ROWS))
     return _Source(f"generator:{task.generator}", rows, range(len(rows)), _as_it_is)
+
+
+def _open_rehearsal(task: Task, split: SplitName, limit: int | None, seed: int) -> _Source:
+    endless = rehearsal_rows(task, split, seed if split == "train" else 0)
+    rows = list(islice(endless, limit or GENERATED_ROWS))
+    return _Source(f"rehearsal:{task.name}", rows, range(len(rows)), _as_it_is)

@@ -35,6 +35,8 @@ class RunState:
     losses: list[float] = field(default_factory=list)  # one per update
     validation: list[tuple[int, float]] = field(default_factory=list)  # (update, loss)
     curve: list[CurvePoint] = field(default_factory=list)
+    group: str = ""  # of the runs that were trained together; empty for a run alone
+    tick: int = 0  # finished updates of that group
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -44,6 +46,8 @@ class RunState:
             "losses": self.losses,
             "validation": [list(pair) for pair in self.validation],
             "curve": [point.model_dump() for point in self.curve],
+            "group": self.group,
+            "tick": self.tick,
         }
 
     @classmethod
@@ -55,6 +59,8 @@ class RunState:
             losses=list(values["losses"]),
             validation=[(int(update), float(loss)) for update, loss in values["validation"]],
             curve=[CurvePoint(**point) for point in values["curve"]],
+            group=values.get("group", ""),
+            tick=values.get("tick", 0),
         )
 
 
@@ -65,11 +71,12 @@ class CheckpointStore:
     storage: Storage
     folder: str  # "runs/<run key>/checkpoint"
     run_key: str
+    file: str = _FILE
 
     @property
     def path(self) -> str:
         """Where the checkpoint lies, below the storage root."""
-        return f"{self.folder}/{_FILE}"
+        return f"{self.folder}/{self.file}"
 
     def save(self, state: RunState, tensors: Tensors) -> None:
         """Store a checkpoint over the one before, which stays until this one is whole."""
@@ -116,6 +123,14 @@ def _digest(tensors: Tensors) -> str:
         whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         whole.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()
+
+
+def under(prefix: str, tensors: Tensors) -> Tensors:
+    """The tensors whose names begin with `prefix/`, without it."""
+    start = len(prefix) + 1
+    return {
+        name[start:]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")
+    }
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> Tensors:

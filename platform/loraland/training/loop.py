@@ -12,33 +12,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from peft import (
-    LoraConfig,
-    PeftModel,
-    get_peft_model,
-    get_peft_model_state_dict,
-    set_peft_model_state_dict,
-)
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
 from loraland.adapters.card import CurvePoint
-from loraland.adapters.folder import canonicalise_config
 from loraland.bases.loading import LoadedBase
 from loraland.training import batches
+from loraland.training.adapter import add_adapter, make_optimizer, remove_adapter, write_adapter
 from loraland.training.checkpoint import (
     CheckpointStore,
     RunState,
     Tensors,
     pack_optimizer,
     pack_random_state,
+    under,
     unpack_optimizer,
     unpack_random_state,
 )
 from loraland.training.examples import Example
 from loraland.training.loss import summed_loss
-from loraland.training.recipe import ALL_LINEAR, Recipe
+from loraland.training.recipe import Recipe
 from loraland.training.schedule import (
     best_evaluation,
     gains_no_more,
@@ -79,20 +75,54 @@ def train(
     try:
         if checkpoints is not None and (found := checkpoints.load()) is not None:
             run.restore(*found)
-        _loop(run, training, validation, seed, checkpoints, on_update)
+        advance(run, training, validation, seed, checkpoints, on_update)
         return run.finish(folder, total=recipe.updates(len(training)))
     finally:
         run.leave_base()
 
 
-def _loop(
-    run: _Run,
+class Run(Protocol):
+    """One adapter in training, as `advance` sees it; on one device or on several."""
+
+    recipe: Recipe
+    state: RunState
+
+    @property
+    def vocabulary(self) -> int:
+        """The size of the output vocabulary."""
+
+    def step(self, groups: Sequence[Sequence[Example]], rate: float) -> float:
+        """One optimiser update over micro-batches; returns the mean loss per example."""
+
+    def evaluate(self, validation: Sequence[Example]) -> float:
+        """The mean loss per validation example; keeps the weights when it is the best so far."""
+
+    def gains_no_more(self) -> bool:
+        """Whether validation says that more updates would not help."""
+
+    def tensors(self) -> Tensors:
+        """All that a checkpoint needs beside the counters."""
+
+
+class KeepsCheckpoints(Protocol):
+    """What `advance` asks of a store."""
+
+    def save(self, state: RunState, tensors: Tensors) -> None:
+        """Store a checkpoint over the one before."""
+
+
+def advance(
+    run: Run,
     training: Sequence[Example],
     validation: Sequence[Example],
     seed: int,
-    checkpoints: CheckpointStore | None,
+    checkpoints: KeepsCheckpoints | None,
     on_update: OnUpdate | None,
 ) -> None:
+    """Take a run from where it stands to its end: the loop of every way to train one adapter.
+
+    Raises TrainingDiverged.
+    """
     recipe, state = run.recipe, run.state
     lengths = [len(example.ids) for example in training]
     total = recipe.updates(len(training))
@@ -139,23 +169,8 @@ class _Run:
 
     @classmethod
     def start(cls, base: LoadedBase, recipe: Recipe, seed: int) -> _Run:
-        torch.manual_seed(seed)
-        targets = recipe.targets if recipe.targets == ALL_LINEAR else list(recipe.targets)
-        config = LoraConfig(
-            r=recipe.rank,
-            lora_alpha=recipe.alpha,
-            lora_dropout=recipe.dropout,
-            target_modules=targets,
-            bias="none",
-            task_type="CAUSAL_LM",
-        )
-        model = get_peft_model(base.model, config)
-        config.base_model_name_or_path = base.entry.hub_id
-        if recipe.gradient_checkpointing:
-            base.model.gradient_checkpointing_enable({"use_reentrant": False})
-        kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        optimizer = kind(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        model = add_adapter(base, recipe, seed)
+        optimizer = make_optimizer((p for p in model.parameters() if p.requires_grad), recipe)
         return cls(base, recipe, model, optimizer, RunState(), {})
 
     @property
@@ -218,17 +233,14 @@ class _Run:
     def restore(self, state: RunState, tensors: Tensors) -> None:
         """Go on from a checkpoint."""
         self.state = state
-        set_peft_model_state_dict(self.model, _under("adapter", tensors))
-        self.best = _under("best", tensors)
+        set_peft_model_state_dict(self.model, under("adapter", tensors))
+        self.best = under("best", tensors)
         unpack_optimizer(self.optimizer, tensors)
         unpack_random_state(tensors)
 
     def finish(self, folder: Path, total: int) -> TrainedAdapter:
         """Write the best weights as PEFT does."""
-        set_peft_model_state_dict(self.model, self.best)
-        self.model.save_pretrained(folder, save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card; ours is card.json
-        canonicalise_config(folder)
+        write_adapter(self.model, self.best, folder)
         return TrainedAdapter(
             folder,
             self.state.curve,
@@ -238,10 +250,7 @@ class _Run:
 
     def leave_base(self) -> None:
         """Take the adapter out of the base and leave it as `load_base` gave it."""
-        self.model.unload()
-        if self.recipe.gradient_checkpointing:
-            self.base.model.gradient_checkpointing_disable()
-        self.base.model.eval().requires_grad_(False)
+        remove_adapter(self.base, self.model, self.recipe)
 
     def _weights(self) -> Tensors:
         return dict(get_peft_model_state_dict(self.model, save_embedding_layers=False))
@@ -249,10 +258,3 @@ class _Run:
     @property
     def _pad(self) -> int:
         return int(self.base.tokenizer.pad_token_id)
-
-
-def _under(prefix: str, tensors: Tensors) -> Tensors:
-    start = len(prefix) + 1
-    return {
-        name[start:]: tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")
-    }

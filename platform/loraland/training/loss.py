@@ -7,6 +7,7 @@ are prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,21 +17,40 @@ from transformers import PreTrainedModel
 from loraland.training.examples import Example
 
 
+class Batch(NamedTuple):
+    """Examples side by side, and their supervised tokens in the order of the examples."""
+
+    ids: Tensor  # (examples, longest), padded at the end
+    mask: Tensor  # like ids; 0 where padded
+    rows: Tensor  # (supervised,): the example of each supervised token
+    places: Tensor  # (supervised,): where it stands in its example
+    weights: Tensor  # (supervised,): those of one example sum to 1
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], pad_id: int, device: torch.device) -> Batch:
+        """One forward pass."""
+        return cls(*_padded(examples, pad_id, device), *_supervised(examples, device))
+
+
 def summed_loss(model: PreTrainedModel, examples: Sequence[Example], pad_id: int) -> Tensor:
     """The sum over examples of each one's mean negative log-likelihood per supervised token (nats).
 
     Scalar, differentiable. Divide by the number of examples of the update to get its loss: the same
     number however the update is split into forward passes.
     """
-    ids, mask = _padded(examples, pad_id, model.device)  # (rows, longest)
+    return token_losses(model, Batch.of(examples, pad_id, model.device)).sum()
+
+
+def token_losses(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """The share of each supervised token in the loss of its example: (supervised,), nats."""
     hidden = model.get_decoder()(
-        input_ids=ids, attention_mask=mask, use_cache=False
+        input_ids=batch.ids, attention_mask=batch.mask, use_cache=False
     ).last_hidden_state
-    rows, places, weights = _supervised(examples, model.device)  # each (supervised,)
     logits = model.get_output_embeddings()(
-        hidden[rows, places - 1]
+        hidden[batch.rows, batch.places - 1]
     ).float()  # (supervised, vocabulary)
-    return (functional.cross_entropy(logits, ids[rows, places], reduction="none") * weights).sum()
+    targets = batch.ids[batch.rows, batch.places]
+    return functional.cross_entropy(logits, targets, reduction="none") * batch.weights
 
 
 def _padded(
@@ -46,7 +66,6 @@ def _padded(
 
 
 def _supervised(examples: Sequence[Example], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Row, place and weight of every supervised token; the weights of one example sum to 1."""
     rows: list[int] = []
     places: list[int] = []
     weights: list[float] = []

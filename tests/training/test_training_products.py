@@ -1,0 +1,91 @@
+"""Training on oneDNN's products: the same numbers, and a base that is left as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from loraland.bases.loading import LoadedBase
+from loraland.bases.products import has_onednn
+from loraland.bases.tiny import load_tiny
+from loraland.training import products
+from loraland.training.products import FrozenLinear, fast_products
+
+needs_onednn = pytest.mark.skipif(not has_onednn(), reason="this torch has no oneDNN products")
+
+
+@pytest.fixture
+def any_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers of any size are replaced, whatever this machine is."""
+    monkeypatch.setattr(products, "_mkl_is_slow", lambda: True)
+    monkeypatch.setattr(products, "SMALLEST", 1)
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(24,), (5, 24), (2, 3, 24)])
+def test_values_and_gradients_are_those_of_a_plain_layer(
+    bias: bool, shape: tuple[int, ...]
+) -> None:
+    plain = nn.Linear(24, 16, bias=bias).requires_grad_(False)
+    fast = FrozenLinear(plain)
+    ours = torch.randn(shape, requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+    weights = torch.randn(*shape[:-1], 16)
+    (fast(ours) * weights).sum().backward()
+    (plain(theirs) * weights).sum().backward()
+    torch.testing.assert_close(fast(ours), plain(theirs))
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    assert fast.weight.grad is None and fast.weight is plain.weight
+
+
+@needs_onednn
+@pytest.mark.parametrize("precision", ["fp32", "nf4"])
+def test_a_base_trains_the_same_inside_and_is_itself_again_outside(
+    any_processor: None, tiny_folders: dict[str, Path], precision: Any
+) -> None:
+    base = load_tiny("llama", tiny_folders["llama"], precision)
+    before = dict(base.model.named_modules())
+
+    def gradient() -> torch.Tensor:
+        embedded = base.model.get_input_embeddings()(torch.tensor([[5, 6, 7, 8]]))
+        embedded = embedded.detach().requires_grad_()
+        base.model(inputs_embeds=embedded).logits.square().sum().backward()
+        assert embedded.grad is not None
+        return embedded.grad
+
+    base.model.train()
+    plainly = gradient()
+    with fast_products(base) as faster:
+        assert faster
+        assert sum(isinstance(m, FrozenLinear) for m in base.model.modules()) == 2 * 7 + 1
+        torch.testing.assert_close(gradient(), plainly, rtol=1e-3, atol=1e-3)
+    after = dict(base.model.named_modules())
+    assert after.keys() == before.keys()
+    assert all(after[name] is module for name, module in before.items())
+
+
+def test_nothing_changes_where_mkl_is_at_home(
+    tiny_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base: LoadedBase = load_tiny("llama", tiny_folders["llama"])
+    monkeypatch.setattr(products, "_mkl_is_slow", lambda: False)
+    with fast_products(base) as faster:
+        assert not faster
+        assert not any(isinstance(module, FrozenLinear) for module in base.model.modules())
+
+
+@pytest.mark.parametrize(
+    ("vendor", "slow"), [("AuthenticAMD", True), ("GenuineIntel", False), (None, False)]
+)
+def test_the_processor_decides_and_not_a_measurement(
+    tmp_path: Path, vendor: str | None, slow: bool
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    if vendor:
+        cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    assert products._mkl_is_slow(cpuinfo) is slow

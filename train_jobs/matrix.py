@@ -1,0 +1,35 @@
+"""The cells of a space as a Ray job: runs what is missing on the cluster that runs the job.
+
+ray job submit --working-dir . -- python -m train_jobs.matrix --space paper --fuse auto
+
+Takes the options of `loraland matrix run`. LORALAND_STORAGE must name a place that all nodes see
+(s3://, gs://, or a shared folder) on a cluster of several nodes. Submitted again after anything was
+lost, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from loraland import cli_matrix
+
+
+def main(
+    space: Annotated[str, typer.Option(help="A shipped space, or the path of a YAML file.")],
+    fuse: Annotated[str, typer.Option(help="Cells that one trial trains at a time; auto.")] = "1",
+    devices: Annotated[int, typer.Option(help="Workers that train one cell.", min=1)] = 1,
+    strategy: Annotated[str, typer.Option(help="ddp, zero2 or zero3.")] = "ddp",
+    cpus: Annotated[float | None, typer.Option(help="CPU cores of a trial.")] = None,
+    gpus: Annotated[float | None, typer.Option(help="GPUs of a trial.")] = None,
+    log: Annotated[
+        str | None, typer.Option(help="mlflow[=URI] or wandb[=PROJECT] as well.")
+    ] = None,
+) -> None:
+    """Run the missing cells; prints what is done as JSON. Exits with 1 when a cell has failed."""
+    cli_matrix.matrix_run(space, fuse, devices, strategy, cpus, gpus, log, json_=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)
