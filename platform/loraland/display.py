@@ -19,7 +19,7 @@ from rich.table import Table
 from loraland.adapters.card import Score
 from loraland.adapters.registry import Entry
 from loraland.bases.catalogue import Base
-from loraland.matrix.cell import CellEvent
+from loraland.matrix.cell import FAILED, FINISHED, CellEvent
 from loraland.tasks.task import Task
 
 out = Console()  # results
@@ -69,6 +69,8 @@ class CellProgress:
 
         On a screen that is no terminal, print the edges of stages.
         """
+        if event.stage in (FINISHED, FAILED):
+            return  # the caller shows what became of it
         bar = self._bars[event.cell]
         self._progress.start_task(bar)
         words = event.note or _WORDS.get(event.stage, event.stage)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -270,11 +269,11 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("ddp", "fp32", CLOSE),
         ("zero2", "fp32", CLOSE),
         ("zero3", "fp32", CLOSE),
-        ("ddp", "nf4", CLOSE),
-        ("zero2", "nf4", CLOSE),
-        ("zero3", "nf4", CLOSE),
+        pytest.param("ddp", "nf4", CLOSE, marks=pytest.mark.long),
+        pytest.param("zero2", "nf4", CLOSE, marks=pytest.mark.long),
+        pytest.param("zero3", "nf4", CLOSE, marks=pytest.mark.long),
         # Gradients that meet in bf16 are added in another order, which 8 bits tell: 1 % of each.
-        ("zero3", "bf16", (0.3, 0.004)),
+        pytest.param("zero3", "bf16", (0.3, 0.004), marks=pytest.mark.long),
     ],
 )
 def test_two_workers_give_the_losses_of_one_process(
@@ -316,7 +315,7 @@ def test_a_run_goes_on_under_other_strategies_and_with_other_numbers_of_workers(
             Storage.open(str(tmp_path / "storage")), "runs/a/checkpoint", "a"
         ).load()
         assert kept is not None
-        assert kept[0].update >= die_at - 1
+        assert kept[0].update == die_at - 1  # every second update is kept
     found = parallel(wide, examples, tmp_path, "ddp", 1, WIDE_RECIPE)
     assert_same(found, expected, *CLOSE)
 
@@ -329,20 +328,22 @@ def test_a_worker_that_is_killed_costs_nothing_but_time(
     base = tiny_folders["llama"]
     expected = plain(base, examples, tmp_path / "plain", RECIPE)
     killed: list[int] = []
+    seen: list[int] = []
 
     def kill_once(point: CurvePoint, total: int) -> None:
-        if point.step >= 3 and not killed:
+        seen.append(point.step)
+        if point.step == 3 and not killed:
             victims = [
                 process
                 for process in psutil.Process().children(recursive=True)
                 if "RayTrainWorker" in " ".join(process.cmdline())
             ]
             victims[-1].send_signal(signal.SIGKILL)
-            killed.append(victims[-1].pid)
-            time.sleep(1)
+            killed.append(point.step)
 
     found = parallel(base, examples, tmp_path, "ddp", on_update=kill_once)
-    assert killed
+    assert killed == [3]
+    assert seen == [1, 2, 3, 3, 4, 5, 6, 7, 8]
     assert_same(found, expected, *CLOSE)
 
 

@@ -7,6 +7,7 @@ number of workers. Knows Ray; what a worker does stands in `worker`.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import uuid
@@ -29,8 +30,10 @@ from loraland.training.strategies import StrategyName, check_strategy
 from loraland.training.worker import MANIFEST, Job
 
 RETRIES = 2  # of all workers together, after one of them or its machine was lost
-POLL_S = 0.1  # how often the caller asks for news
+POLL_S = 0.2  # how often the caller looks whether the workers have ended
 STOP_S = 60.0  # how long it waits for workers that were told to stop
+
+_News = tuple[int, dict[str, Any], int]  # number of the message, curve point, updates in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,8 @@ def train_parallel(
     `base` is a name of the catalogue, or a folder that all nodes see. Resumes from `checkpoints`
     (a folder below the storage root), which workers of any number, or the plain loop, wrote. May be
     called in a Tune trial: the workers come beside the trial, which should ask for next to nothing
-    itself. `on_update` is called in the caller's thread. Raises what `train` raises, and
+    itself. `on_update` is called in the caller's thread, and the workers wait for it; after a worker was
+    lost it sees the updates since the checkpoint again. Raises what `train` raises, and
     InvalidConfiguration, NotEnoughMemory, BaseUnavailable; ray.train.TrainingFailedError when
     workers were lost more than RETRIES times, after which the same call goes on.
     """
@@ -129,9 +133,14 @@ def _run_workers(
         )
         fit = _Background(trainer.fit)
         try:
-            while fit.is_running(POLL_S):
-                _deliver(ray.get(mailbox.take.remote()), on_update)
-            _deliver(ray.get(mailbox.take.remote()), on_update)
+            while fit.is_running(0):
+                news = ray.get(mailbox.take.remote(POLL_S))
+                if news is None:
+                    continue
+                number, point, total = news
+                if on_update is not None:
+                    on_update(CurvePoint(**point), total)
+                ray.get(mailbox.answer.remote(number))
         except BaseException:
             ray.get(mailbox.stop.remote())
             fit.is_running(STOP_S)
@@ -185,29 +194,44 @@ def _environment(devices: Devices) -> dict[str, str]:
 
 
 class _Mailbox:
-    """An actor between the first worker and the caller.
+    """An actor between the first worker, which waits for an answer, and the caller, who gives it.
 
     Ray Train's own reports wait for its controller, which looks every two seconds: too slow for
     every update.
     """
 
     def __init__(self) -> None:
-        self._news: list[tuple[dict[str, Any], int]] = []
+        self._news: asyncio.Queue[_News] = asyncio.Queue()
+        self._answers: dict[int, asyncio.Future[bool]] = {}
         self._is_stopped = False
 
-    def put(self, point: dict[str, Any], total: int) -> bool:
-        """Leave an update; returns whether the caller wants more."""
-        self._news.append((point, total))
-        return not self._is_stopped
+    async def put(self, point: dict[str, Any], total: int) -> bool:
+        """Leave an update; returns, when the caller has seen it, whether more are wanted."""
+        if self._is_stopped:
+            return False
+        number = len(self._answers)
+        self._answers[number] = asyncio.get_running_loop().create_future()
+        await self._news.put((number, point, total))
+        return await self._answers[number]
 
-    def take(self) -> list[tuple[dict[str, Any], int]]:
-        """All updates since the last call."""
-        news, self._news = self._news, []
-        return news
+    async def take(self, wait_s: float) -> _News | None:
+        """The next update, or None when there is none in that time."""
+        try:
+            return await asyncio.wait_for(self._news.get(), wait_s)
+        except TimeoutError:
+            return None
 
-    def stop(self) -> None:
-        """Want no more updates."""
+    async def answer(self, number: int) -> None:
+        """More updates are wanted after that one."""
+        if not self._answers[number].done():
+            self._answers[number].set_result(True)
+
+    async def stop(self) -> None:
+        """No more updates are wanted."""
         self._is_stopped = True
+        for waiting in self._answers.values():
+            if not waiting.done():
+                waiting.set_result(False)
 
 
 @contextmanager
@@ -221,12 +245,6 @@ def _mailbox() -> Iterator[Any]:
         yield actor
     finally:
         ray.kill(actor)
-
-
-def _deliver(news: Sequence[tuple[dict[str, Any], int]], on_update: OnUpdate | None) -> None:
-    for point, total in news:
-        if on_update is not None:
-            on_update(CurvePoint(**point), total)
 
 
 class _Background:
