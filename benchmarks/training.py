@@ -6,10 +6,11 @@ Real rows of viggo and dbpedia (LORALAND_DATA) on the embedded base: LoRA of ran
 layers, no dropout, updates of 8 examples. TRL's SFTTrainer gets the same examples, tokenised
 alike, in batches of 8, and its own defaults for the rest (`trl_tps`: bf16 autocast and gradient
 checkpointing), or the fastest of its settings at the precision of the others (`trl_lean_tps`); it
-needs `pip install trl`. Tokens are those of prompts and answers, never padding. The plain loop is
-also measured once without our products for frozen layers (`plain_mkl_tps`). Then eight short
-generated cells, fused on a base that is loaded once and one after the other on a base that each
-loads, from reading the base to the written adapter. The measurements of a round follow one another;
+needs `pip install trl`. Tokens are those of prompts and answers, never padding; time is that of the
+updates, for all alike. The plain loop is also measured once without our products for frozen layers
+(`plain_mkl_tps`). Eight short generated cells are measured in the same way (`*_short_tps`), and
+with everything from reading the base to the written adapter: fused on a base that is loaded once,
+and one after the other on a base that each loads. The measurements of a round follow one another;
 each figure is the median over the rounds. Prints one JSON line.
 """
 
@@ -43,8 +44,8 @@ from loraland.training.recipe import Recipe, get_recipe
 
 BASE = "smollm2-135m"
 TASKS = ("viggo", "dbpedia")  # real rows
-PARTS = 4  # cells that each task's rows are dealt to
-SHORT_TASKS, SHORT_EXAMPLES = ("dates", "topics"), 64  # eight cells of 16 examples
+PARTS = 2  # cells that each task's rows are dealt to
+SHORT_TASKS, SHORT_PARTS, SHORT_EXAMPLES = ("dates", "topics"), 4, 64  # 8 cells of 16 examples
 
 TRL_SETTINGS: dict[str, dict[str, Any]] = {
     "trl_tps": {},
@@ -68,19 +69,21 @@ def examples_of(base: LoadedBase, task: str, count: int, recipe: Recipe) -> list
     return fit[:count]
 
 
-def cells_of(examples: dict[str, list[Example]], recipe: Recipe, place: Path) -> list[FusedMember]:
-    """Each task's examples dealt to `PARTS` cells; one example of another cell is validated on."""
+def cells_of(
+    examples: dict[str, list[Example]], recipe: Recipe, place: Path, parts: int = PARTS
+) -> list[FusedMember]:
+    """Each task's examples dealt to some cells; one example of another cell is validated on."""
     return [
         FusedMember(
             f"{task}-{part}",
-            rows[part::PARTS],
+            rows[part::parts],
             rows[part - 1 : part] or rows[-1:],
             recipe,
             part,
             place / f"{task}-{part}",
         )
         for task, rows in examples.items()
-        for part in range(PARTS)
+        for part in range(parts)
     ]
 
 
@@ -89,18 +92,23 @@ def tokens_of(cells: Sequence[FusedMember]) -> int:
     return sum(len(example.ids) for cell in cells for example in cell.training)
 
 
-def plain(base: LoadedBase, cells: Sequence[FusedMember], fast: bool = True) -> None:
-    """One cell after the other."""
+def plain(base: LoadedBase, cells: Sequence[FusedMember], fast: bool = True) -> float:
+    """Seconds of the updates of one cell after the other."""
     with fast_products(base) if fast else nullcontext():
-        for cell in cells:
-            train(base, cell.training, cell.validation, cell.recipe, cell.folder, seed=cell.seed)
+        return sum(_train(base, cell).curve[-1].seconds for cell in cells)
 
 
-def fused(base: LoadedBase, cells: Sequence[FusedMember]) -> None:
-    """All cells at once."""
+def _train(base: LoadedBase, cell: FusedMember) -> TrainedAdapter:
+    return train(base, cell.training, cell.validation, cell.recipe, cell.folder, seed=cell.seed)
+
+
+def fused(base: LoadedBase, cells: Sequence[FusedMember]) -> float:
+    """Seconds of the updates of all cells at once."""
     with fast_products(base):
         outcomes = train_fused(base, cells, slots=len(cells))
-    assert all(isinstance(outcome, TrainedAdapter) for outcome in outcomes.values()), outcomes
+    trained = [one for one in outcomes.values() if isinstance(one, TrainedAdapter)]
+    assert len(trained) == len(cells), outcomes
+    return max(one.curve[-1].seconds for one in trained)
 
 
 def trl(
@@ -176,7 +184,7 @@ class Bench:
         short = {
             task: examples_of(self.base, task, SHORT_EXAMPLES, self.recipe) for task in SHORT_TASKS
         }
-        self.short = cells_of(short, self.recipe, place)
+        self.short = cells_of(short, self.recipe, place, SHORT_PARTS)
 
     def load(self) -> LoadedBase:
         """The base, anew."""
@@ -190,11 +198,13 @@ class Bench:
     def round(self) -> None:
         """Every figure once."""
         tokens = tokens_of(self.cells)
-        self.note("plain_tps", tokens / timed(lambda: plain(self.base, self.cells)))
-        self.note("fused_tps", tokens / timed(lambda: fused(self.base, self.cells)))
+        self.note("plain_tps", tokens / plain(self.base, self.cells))
+        self.note("fused_tps", tokens / fused(self.base, self.cells))
+        short = tokens_of(self.short)
+        self.note("plain_short_tps", short / plain(self.base, self.short))
+        self.note("fused_short_tps", short / fused(self.base, self.short))
         if "plain_mkl_tps" not in self.figures:
-            seconds = timed(lambda: plain(self.base, self.cells, fast=False))
-            self.note("plain_mkl_tps", tokens / seconds)
+            self.note("plain_mkl_tps", tokens / plain(self.base, self.cells, fast=False))
         for name, changes in TRL_SETTINGS.items() if self.with_trl else ():
             # A base of its own: the trainer changes what it is given.
             self.note(name, tokens / trl(self.load(), self.cells, self.place, changes))
@@ -210,6 +220,7 @@ RATIOS = {
     "plain_over_trl_lean": ("plain_tps", "trl_lean_tps"),
     "plain_over_plain_mkl": ("plain_tps", "plain_mkl_tps"),
     "fused_over_plain": ("fused_tps", "plain_tps"),
+    "fused_over_plain_short": ("fused_short_tps", "plain_short_tps"),
     "fused_over_trl": ("fused_tps", "trl_tps"),
     "eight_separate_over_fused": ("eight_separate_s", "eight_fused_s"),
 }
@@ -223,7 +234,7 @@ def main() -> None:
     """Measure, and print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--rows", type=int, default=32, help="real rows of each task")
+    parser.add_argument("--rows", type=int, default=48, help="real rows of each task")
     parser.add_argument("--precision", choices=["fp32", "nf4", "bf16"], default="fp32")
     parser.add_argument("--no-trl", action="store_true")
     parser.add_argument("--out", type=Path, help="also write the line to this file")

@@ -124,12 +124,12 @@ def test_an_engine_that_fails_leaves_no_samples_behind(
     storage: Storage,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from loraland.engine.mixed import MixedBatch
+    from loraland.engine.runner import Runner
 
     def break_down(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(MixedBatch, "_forward", break_down)
+    monkeypatch.setattr(Runner, "_forward", break_down)
     with pytest.raises(EngineFailed, match="out of memory"):
         judge(base, adapter, "a" * 12, exam_of(base, split), storage)
     assert storage.names("samples") == []

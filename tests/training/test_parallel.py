@@ -303,6 +303,7 @@ def test_two_workers_give_the_losses_of_one_process(
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_under_other_strategies_and_with_other_numbers_of_workers(
     ray_cluster: Any, wide: Path, examples: list[Example], tmp_path: Path
 ) -> None:
@@ -322,6 +323,7 @@ def test_a_run_goes_on_under_other_strategies_and_with_other_numbers_of_workers(
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_worker_that_is_killed_costs_nothing_but_time(
     ray_cluster: Any, tiny_folders: dict[str, Path], examples: list[Example], tmp_path: Path
 ) -> None:
@@ -367,6 +369,7 @@ def test_a_tune_trial_can_train_over_several_workers_and_reports_every_update(
     ray_cluster: Any, tiny_folders: dict[str, Path], examples: list[Example], tmp_path: Path
 ) -> None:
     from ray import tune
+    from ray.tune.logger import JsonLoggerCallback
 
     base = tiny_folders["llama"]
     expected = plain(base, examples, tmp_path / "plain", RECIPE)
@@ -380,7 +383,11 @@ def test_a_tune_trial_can_train_over_several_workers_and_reports_every_update(
 
     results = tune.Tuner(
         tune.with_resources(trial, {"cpu": 0.1}),
-        run_config=tune.RunConfig(storage_path=str(tmp_path / "tune"), verbose=0),
+        run_config=tune.RunConfig(
+            storage_path=str(tmp_path / "tune"),
+            callbacks=[JsonLoggerCallback()],  # the rest of the suite turns the automatic ones off
+            verbose=0,
+        ),
     ).fit()
     assert results.num_errors == 0
     frame = results[0].metrics_dataframe

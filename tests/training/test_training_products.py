@@ -7,13 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from loraland.bases.loading import LoadedBase
 from loraland.bases.products import has_onednn
 from loraland.bases.tiny import load_tiny
+from loraland.tasks.task import Item
 from loraland.training import products
+from loraland.training.examples import Example, encode
+from loraland.training.fused import FusedMember, train_fused
+from loraland.training.loop import train
 from loraland.training.products import FrozenLinear, fast_products
+from loraland.training.recipe import get_recipe
 
 needs_onednn = pytest.mark.skipif(not has_onednn(), reason="this torch has no oneDNN products")
 
@@ -89,3 +95,30 @@ def test_the_processor_decides_and_not_a_measurement(
     if vendor:
         cpuinfo.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
     assert products._mkl_is_slow(cpuinfo) is slow
+
+
+@needs_onednn
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("nf4", marks=pytest.mark.slow)])
+def test_both_loops_end_with_the_same_weights_on_them(
+    any_processor: None, tiny_folders: dict[str, Path], tmp_path: Path, precision: Any
+) -> None:
+    base = load_tiny("llama", tiny_folders["llama"], precision)
+    recipe = get_recipe("quick", precision=precision, evaluate_every=99, examples_per_update=4)
+    items = [Item(f"Double {n}:", str(2 * n), {}) for n in range(24)]
+    encoded = [encode(item, base.tokenizer) for item in items]
+    examples = [one for one in encoded if isinstance(one, Example)]
+    member = FusedMember("a", examples[4:], examples[:4], recipe, 0, tmp_path / "fused")
+
+    def plain(folder: Path) -> Path:
+        train(base, member.training, member.validation, recipe, folder)
+        return folder
+
+    folders = [plain(tmp_path / "as it is")]
+    with fast_products(base):
+        folders.append(plain(tmp_path / "fast"))
+        train_fused(base, [member], slots=1)
+        folders.append(member.folder)
+    expected, *found = (load_file(folder / "adapter_model.safetensors") for folder in folders)
+    for weights in found:
+        for name, value in expected.items():
+            torch.testing.assert_close(weights[name], value, atol=1e-5, rtol=0, msg=name)
