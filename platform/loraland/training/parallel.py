@@ -74,8 +74,8 @@ def train_parallel(
     `base` is a name of the catalogue, or a folder that all nodes see. Resumes from `checkpoints`
     (a folder below the storage root), which workers of any number, or the plain loop, wrote. May be
     called in a Tune trial: the workers come beside the trial, which should ask for next to nothing
-    itself. `on_update` is called in the caller's thread, and the workers wait for it; after a worker was
-    lost it sees the updates since the checkpoint again. Raises what `train` raises, and
+    itself. `on_update` is called in the caller's thread, and the workers wait for it; after a
+    worker was lost it sees the updates since the checkpoint again. Raises what `train` raises, and
     InvalidConfiguration, NotEnoughMemory, BaseUnavailable; ray.train.TrainingFailedError when
     workers were lost more than RETRIES times, after which the same call goes on.
     """
