@@ -71,6 +71,7 @@ def draw(chance, count, zipf):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("zipf", [True, False], ids=["zipf", "uniform"])
 def test_2000_requests_for_200_adapters_in_16_slots(herd, zipf):
     zoo, folders = herd

@@ -151,6 +151,7 @@ def test_six_runs_at_once_end_with_the_weights_of_six_plain_runs(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_six_runs_on_the_real_base_end_as_plain_runs(
     embedded_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
