@@ -91,7 +91,9 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     places.setenv("LORALAND_STORAGE", str(tmp_path_factory.mktemp("ray") / "storage"))
     places.setenv("LORALAND_CACHE", str(tmp_path_factory.mktemp("ray") / "cache"))
     places.delenv("LORALAND_DATA", raising=False)
-    context = ray.init(num_cpus=2, include_dashboard=True, dashboard_port=0, log_to_driver=False)
+    context = ray.init(
+        address="local", num_cpus=2, include_dashboard=True, dashboard_port=0, log_to_driver=False
+    )
     yield context
     ray.shutdown()
     places.undo()
