@@ -155,7 +155,7 @@ def test_six_runs_at_once_end_with_the_weights_of_six_plain_runs(
 def test_six_runs_on_the_real_base_end_as_plain_runs(
     embedded_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No weight is further away than one update takes it; measured: half of the runs within 2e-6.
+    """At rates of 2.5e-5 to 1e-4, about half the report's.
 
     Adam divides by the size of a gradient, and so lets the rounding of the smallest ones grow with
     the rate: at 2e-3 the plain loop differs by 3e-4 from itself with other micro-batches.
@@ -170,7 +170,7 @@ def test_six_runs_on_the_real_base_end_as_plain_runs(
     outcomes = train_fused(base, members, slots=4)
     for member in members:
         plain = alone(base, member, tmp_path / "plain" / member.name)
-        agree(trained(outcomes[member.name]), plain, tolerance=member.recipe.learning_rate)
+        agree(trained(outcomes[member.name]), plain)
 
 
 def test_with_dropout_a_run_in_company_ends_as_it_does_alone(
