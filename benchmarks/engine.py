@@ -3,9 +3,10 @@
     make bench-engine            # or: python -m benchmarks.engine --rounds 3 --out FILE
 
 The embedded base in fp32, 32 requests at a time, 100 tokens of prompt and 64 of answer each,
-greedy, 25 adapters of rank 8 on q_proj and v_proj. Everyone gets the same prompts. The measurements
-of a round follow one another and rounds are repeated; each figure is the median over the rounds.
-Prints one JSON line.
+greedy, 25 adapters of rank 8 on q_proj and v_proj. Prompts are random and new to everyone. Nobody
+is measured cold: a wave with adapters goes by first. What is compared is measured in one round, one
+right after the other and then in the other order; a ratio is the median of the rounds' ratios, a
+figure the median of all its measurements. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -62,16 +64,14 @@ def peft_tps(model: Any, asked: Sequence[Asked]) -> float:
     return len(asked) * NEW / seconds
 
 
-async def ours_tps(engine: Engine, asked: Sequence[Asked], name: str) -> float:
-    """Generated tokens per second of our engine, `AT_ONCE` requests under way at any moment."""
-    gate = asyncio.Semaphore(AT_ONCE)
+async def ours_tps(engine: Engine, asked: Sequence[Asked]) -> float:
+    """Generated tokens per second of our engine, all requests at once."""
 
     async def one(index: int, prompt: list[int], adapter: str | None) -> None:
-        request = Request(f"{name}-{index}", tuple(prompt), adapter, Sampling(max_new_tokens=NEW))
-        async with gate:
-            async for event in engine.submit(request):
-                if isinstance(event, Finished):
-                    assert event.generated_tokens == NEW
+        request = Request(str(index), tuple(prompt), adapter, Sampling(max_new_tokens=NEW))
+        async for event in engine.submit(request):
+            if isinstance(event, Finished):
+                assert event.generated_tokens == NEW
 
     begun = time.perf_counter()
     await asyncio.gather(*[one(i, *pair) for i, pair in enumerate(asked)])
@@ -84,6 +84,7 @@ class Bench:
     def __init__(self, folders: dict[str, Path], int8: bool) -> None:
         self.folders, self.names = folders, list(folders)
         self.figures: dict[str, list[float]] = {}
+        self.seed = 0
         self.base = self._load()
         self.fast = self._load()
         speed_up(self.fast)
@@ -103,18 +104,18 @@ class Bench:
         self.figures.setdefault(name, []).append(value)
         print(f"{name} {value:.1f}", file=sys.stderr, flush=True)
 
-    def asked(self, count: int, seed: int, names: Sequence[str | None]) -> list[Asked]:
-        """Distinct prompts for each of the adapters in turn."""
-        found = prompts(count, seed, self.vocabulary)
+    def asked(self, names: Sequence[str | None]) -> list[Asked]:
+        """`AT_ONCE` prompts that nobody has seen yet, for each of the names in turn."""
+        self.seed += 1
+        found = prompts(AT_ONCE, self.seed, self.vocabulary)
         return [(prompt, names[i % len(names)]) for i, prompt in enumerate(found)]
 
-    def round(self, number: int) -> None:
-        """Every figure once."""
-        mixed = self.asked(AT_ONCE, number, self.names[:ADAPTERS])
-        plain: list[Asked] = [(prompt, None) for prompt, _ in mixed]
+    def round(self) -> None:
+        """Every figure, and what is compared one right after the other."""
+        plain = self.asked([None])
+        mixed = [(prompt, self.names[i % ADAPTERS]) for i, (prompt, _) in enumerate(plain)]
         self.note("generate_base_tps", peft_tps(self.base.model, plain))
-        self.note("generate_single_tps", peft_tps(self.base.model, plain[:1]))
-        asyncio.run(self._ours(self.fast, "", mixed, plain, number))
+        asyncio.run(self._ours())
         model = PeftModel.from_pretrained(
             self.base.model, self.folders[self.names[0]], adapter_name=self.names[0]
         )
@@ -123,65 +124,105 @@ class Bench:
         self.note("peft_mixed_tps", peft_tps(model.eval(), mixed))
         model.unload()
         if self.int8 is not None:
-            asyncio.run(self._ours(self.int8, "int8_", mixed, plain, number))
+            asyncio.run(self._ours_int8())
 
-    async def _ours(
-        self, base: LoadedBase, prefix: str, mixed: list[Asked], plain: list[Asked], number: int
-    ) -> None:
+    async def _ours(self) -> None:
+        few: list[str | None] = [*self.names[:ADAPTERS]]
+        many: list[str | None] = [self.names[37 * i % RESIDENT] for i in range(AT_ONCE)]
+        async with self._engine(self.fast) as engine:
+            await self._warm(engine, few)
+            await self._single(engine)
+            await self._pairs(engine, "mixed25", few, "base", [None])
+            await self._shared(engine)
+            await self._warm(engine, [*self.names])
+            await self._pairs(engine, "resident200", many, "few25", few)
+
+    async def _ours_int8(self) -> None:
+        assert self.int8 is not None
+        async with self._engine(self.int8) as engine:
+            few = [*self.names[:ADAPTERS]]
+            await self._warm(engine, few)
+            await self._pairs(engine, "int8_mixed25", few, "int8_base", [None])
+            self.note("int8_single_tps", await ours_tps(engine, self.asked([None])[:1]))
+
+    @asynccontextmanager
+    async def _engine(self, base: LoadedBase) -> AsyncIterator[Engine]:
         engine = BatchedEngine.of(base, EngineLimits(slots=RESIDENT, kv_tokens=65_536))
         try:
-            await ours_tps(engine, self.asked(4, 999, [None]), "warm")
-            self.note(f"{prefix}base_tps", await ours_tps(engine, plain, "base"))
-            self.note(f"{prefix}single_tps", await ours_tps(engine, plain[:1], "single"))
-            for name in self.names[:ADAPTERS]:
-                await engine.load(name, self.folders[name])
-            await self._make_resident(engine, self.names[:ADAPTERS])
-            self.note(f"{prefix}mixed25_tps", await ours_tps(engine, mixed, "mixed"))
-            if prefix:
-                return
-            await self._shared(engine, number)
-            for name in self.names[ADAPTERS:]:
-                await engine.load(name, self.folders[name])
-            await self._make_resident(engine, self.names)
-            crowd = [
-                (prompt, self.names[(37 * i + number) % RESIDENT])
-                for i, (prompt, _) in enumerate(self.asked(AT_ONCE, 300 + number, [None]))
-            ]
-            self.note("resident200_tps", await ours_tps(engine, crowd, "resident"))
+            yield engine
         finally:
             await engine.close()
 
-    async def _make_resident(self, engine: Engine, names: Sequence[str]) -> None:
-        asked = [([7, 8, 9], name) for name in names]
-        for prompt, name in asked:
-            request = Request(f"r-{name}", tuple(prompt), name, Sampling(max_new_tokens=1))
-            async for _ in engine.submit(request):
+    async def _warm(self, engine: Engine, names: Sequence[str | None]) -> None:
+        """Make adapters resident, and let a wave with all kinds of rows go by unmeasured."""
+        for name in names:
+            if name is not None:
+                await engine.load(name, self.folders[name])
+        one = Sampling(max_new_tokens=1)
+        for name in names:
+            async for _ in engine.submit(Request(f"warm-{name}-{self.seed}", (7, 8, 9), name, one)):
                 pass
+        await ours_tps(engine, self.asked([None, *names]))
 
-    async def _shared(self, engine: Engine, number: int) -> None:
-        """Two waves with what came before kept: prompts that share their beginning, and not."""
+    async def _single(self, engine: Engine) -> None:
+        """One request alone, by us and by `generate`."""
+        alone = self.asked([None])[:1]
+        self.note("single_tps", await ours_tps(engine, alone))
+        self.note("generate_single_tps", peft_tps(self.base.model, alone))
+
+    async def _pairs(
+        self,
+        engine: Engine,
+        one: str,
+        ones: Sequence[str | None],
+        other: str,
+        others: Sequence[str | None],
+    ) -> None:
+        """Two kinds of waves in the order one, other, other, one, so that a drift hits both."""
+        for kind, names in ((one, ones), (other, others), (other, others), (one, ones)):
+            self.note(f"{kind}_tps", await ours_tps(engine, self.asked(names)))
+
+    async def _shared(self, engine: Engine) -> None:
+        """Prompts that share their beginning with earlier ones of their adapter, and new ones."""
         names = self.names[:ADAPTERS]
-        beginnings = prompts(ADAPTERS, 500 + number, self.vocabulary)
-        ends = prompts(3 * AT_ONCE, 700 + number, self.vocabulary)
-        share = [
-            (beginnings[i % ADAPTERS][:SHARED] + end[SHARED:], names[i % ADAPTERS])
-            for i, end in enumerate(ends)
-        ]
-        await ours_tps(engine, share[:AT_ONCE], "shared-first")
-        self.note("shared_prefix_tps", await ours_tps(engine, share[AT_ONCE:], "shared"))
-        apart = self.asked(2 * AT_ONCE, 900 + number, names)
-        self.note("unshared_prefix_tps", await ours_tps(engine, apart, "apart"))
+        beginnings = [prompt[:SHARED] for prompt, _ in self.asked([None])][:ADAPTERS]
+
+        def share() -> list[Asked]:
+            return [
+                (beginnings[i % ADAPTERS] + prompt[SHARED:], names[i % ADAPTERS])
+                for i, (prompt, _) in enumerate(self.asked([None]))
+            ]
+
+        await ours_tps(engine, share())
+        for kind in ("shared", "unshared", "unshared", "shared"):
+            asked = share() if kind == "shared" else self.asked([*names])
+            self.note(f"{kind}_prefix_tps", await ours_tps(engine, asked))
 
 
+# Over, under: of each round's pairs that were measured one right after the other.
 RATIOS = {
     "mixed25_over_peft": ("mixed25_tps", "peft_mixed_tps"),
     "mixed25_over_base": ("mixed25_tps", "base_tps"),
     "mixed25_over_generate_base": ("mixed25_tps", "generate_base_tps"),
-    "resident200_over_mixed25": ("resident200_tps", "mixed25_tps"),
+    "resident200_over_mixed25": ("resident200_tps", "few25_tps"),
     "shared_over_unshared": ("shared_prefix_tps", "unshared_prefix_tps"),
     "single_over_generate": ("single_tps", "generate_single_tps"),
     "int8_mixed25_over_peft": ("int8_mixed25_tps", "peft_mixed_tps"),
 }
+
+
+def ratio_of(over: list[float], under: list[float], rounds: int) -> float:
+    """The median over the rounds of the ratio of their means."""
+    return statistics.median(
+        statistics.mean(of_round(over, i, rounds)) / statistics.mean(of_round(under, i, rounds))
+        for i in range(rounds)
+    )
+
+
+def of_round(values: list[float], number: int, rounds: int) -> list[float]:
+    """Those of one round; every round has as many."""
+    each = len(values) // rounds
+    return values[number * each : (number + 1) * each]
 
 
 def main() -> None:
@@ -197,10 +238,11 @@ def main() -> None:
         del base
         bench = Bench(folders, int8=not options.no_int8)
         for number in range(options.rounds):
-            bench.round(number)
+            print(f"round {number + 1}", file=sys.stderr, flush=True)
+            bench.round()
     medians = {name: statistics.median(values) for name, values in bench.figures.items()}
     ratios = {
-        name: medians[over] / medians[under]
+        name: ratio_of(bench.figures[over], bench.figures[under], options.rounds)
         for name, (over, under) in RATIOS.items()
         if over in medians and under in medians
     }

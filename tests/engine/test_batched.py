@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from peft import PeftModel
 
 from loraland.bases.products import speed_up
+from loraland.engine import seats
 from loraland.engine.batched import BatchedEngine
 from loraland.engine.protocol import Finished, Request, Sampling
 from loraland.engine.settings import EngineLimits
@@ -27,8 +28,15 @@ ARCHITECTURES = [
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("mistral", "phi", "gemma")),
 ]
 TIGHT = EngineLimits(
-    rows=6, pass_tokens=24, block_tokens=4, kv_tokens=160, slots=4, max_rank=32, waiting=1000
-)
+    rows=6, pass_tokens=24, block_tokens=4, kv_tokens=160, slots=4, max_rank=32, waiting=1000,
+    seat_tokens=160,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small_seats(monkeypatch):
+    """Rows grow out of their seats, and some find none."""
+    monkeypatch.setattr(seats, "SMALLEST", 8)
 
 
 @asynccontextmanager

@@ -72,7 +72,7 @@ class BatchedEngine:
             self._pool, Limits(limits.rows, limits.pass_tokens, limits.waiting)
         )
         linears = linears_of(model)
-        kv = PagedKv(model, limits.blocks, limits.block_tokens)
+        kv = PagedKv(model, limits.blocks, limits.block_tokens, limits.seat_tokens)
         # One slot more than residency knows: newcomers are examined there, at nobody's cost.
         self._exam_slot = limits.slots + 1
         self._bank = LoraBank(model, slots=self._exam_slot, max_rank=limits.max_rank)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from loraland.engine.paged import PagedKv, Span, packing_order
+from loraland.engine.paged import PagedKv
 from loraland.engine.sampling import NOT_FINITE, Choice, Chooser, choose_rows
 from loraland.engine.scheduler import Work
+from loraland.engine.spans import Span
 from loraland.errors import EngineFailed
 from loraland.lora.bank import LoraBank
 from loraland.lora.rows import Rows
@@ -47,8 +48,8 @@ class Runner:
         """
         if not works:
             return []
-        spans = [Span(work.start, work.size, work.row.blocks) for work in works]
-        order = packing_order(spans)
+        spans = [Span(work.start, work.size, work.row.blocks, work.row) for work in works]
+        order = self._kv.begin(spans)
         packed = [works[i] for i in order]
         ends = _ends(packed)
         chosen = [i for i, work in enumerate(packed) if work.chooses]
@@ -67,6 +68,7 @@ class Runner:
     def probe(self, prompt: Sequence[int], slot: int) -> Tensor:
         """The logits after a prompt of its own, (vocabulary,), fp32, on the CPU."""
         span = Span(0, len(prompt), ())
+        self._kv.begin([span])
         return self._forward(prompt, [span], [slot], [len(prompt) - 1])[0].float().cpu()
 
     def clean(self, blocks: Sequence[int]) -> None:
@@ -112,7 +114,6 @@ class Runner:
         self._bank.bind(
             Rows.of(of_tokens, device), head=Rows.of([of_tokens[i] for i in heads], device)
         )
-        self._kv.begin(spans)
         output = self._model(
             input_ids=torch.tensor([tokens], device=device),
             position_ids=torch.tensor([positions], device=device),
