@@ -12,26 +12,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import statistics
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.random_adapters import write_random_adapters
+from benchmarks.report import report
 from loraland.bases.loading import LoadedBase, find_base, load_base
 from loraland.bases.products import speed_up
 from loraland.engine.batched import BatchedEngine
 from loraland.engine.protocol import Request, Sampling, Token
 from loraland.engine.settings import EngineLimits
 from loraland.engine.tiers import Tier
-from loraland.matrix.provenance import git_state, hardware, package_versions
 
 SLOTS, RANK, PROMPT, NEW = 8, 8, 100, 16
 SHARES = (0.5, 1, 2, 4)  # of the slots
@@ -158,24 +154,14 @@ def main() -> None:
                     )  # fmt: skip
                     print(point, file=sys.stderr, flush=True)
                     points.append(point)
-    line = json.dumps(
-        {
-            "benchmark": "cliff",
-            "date": datetime.now(UTC).date().isoformat(),
-            "commit": git_state(),
-            "hardware": hardware(),
-            "threads": torch.get_num_threads(),
-            "versions": package_versions(),
-            "setting": f"smollm2-135m fp32, {SLOTS} slots, rank {RANK}, {PROMPT}+{NEW} tokens, "
-            f"{options.rate} requests a second, {options.requests} each",
-            "points": points,
-        }
-    )
-    if options.out:
-        options.out.write_text(line + "\n")
+    found = {
+        "setting": f"smollm2-135m fp32, {SLOTS} slots, rank {RANK}, {PROMPT}+{NEW} tokens, "
+        f"{options.rate} requests a second, {options.requests} each",
+        "points": points,
+    }
+    report("cliff", found, options.out)
     if options.plot:
         plot(points, options.plot)
-    print(line)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +25,12 @@ import torch
 from peft import PeftModel
 
 from benchmarks.random_adapters import write_random_adapters
+from benchmarks.report import Figures, report
 from loraland.bases.loading import LoadedBase, find_base, load_base
 from loraland.bases.products import speed_up
 from loraland.engine.batched import BatchedEngine
 from loraland.engine.protocol import Engine, Finished, Request, Sampling
 from loraland.engine.settings import EngineLimits
-from loraland.matrix.provenance import git_state, hardware, package_versions
 
 AT_ONCE, PROMPT, NEW, ADAPTERS, RESIDENT, RANK = 32, 100, 64, 25, 200, 8
 SHARED = 80  # of the prompt's tokens, in the run with shared prefixes
@@ -83,7 +80,7 @@ class Bench:
 
     def __init__(self, folders: dict[str, Path], int8: bool) -> None:
         self.folders, self.names = folders, list(folders)
-        self.figures: dict[str, list[float]] = {}
+        self.figures = Figures()
         self.seed = 0
         self.base = self._load()
         self.fast = self._load()
@@ -99,11 +96,6 @@ class Bench:
             quantise_for_inference(base)
         return base
 
-    def note(self, name: str, value: float) -> None:
-        """Keep a figure, and show it on the way."""
-        self.figures.setdefault(name, []).append(value)
-        print(f"{name} {value:.1f}", file=sys.stderr, flush=True)
-
     def asked(self, names: Sequence[str | None]) -> list[Asked]:
         """`AT_ONCE` prompts that nobody has seen yet, for each of the names in turn."""
         self.seed += 1
@@ -114,14 +106,14 @@ class Bench:
         """Every figure, and what is compared one right after the other."""
         plain = self.asked([None])
         mixed = [(prompt, self.names[i % ADAPTERS]) for i, (prompt, _) in enumerate(plain)]
-        self.note("generate_base_tps", peft_tps(self.base.model, plain))
+        self.figures.note("generate_base_tps", peft_tps(self.base.model, plain))
         asyncio.run(self._ours())
         model = PeftModel.from_pretrained(
             self.base.model, self.folders[self.names[0]], adapter_name=self.names[0]
         )
         for name in self.names[1:ADAPTERS]:
             model.load_adapter(self.folders[name], name)
-        self.note("peft_mixed_tps", peft_tps(model.eval(), mixed))
+        self.figures.note("peft_mixed_tps", peft_tps(model.eval(), mixed))
         model.unload()
         if self.int8 is not None:
             asyncio.run(self._ours_int8())
@@ -143,7 +135,7 @@ class Bench:
             few = [*self.names[:ADAPTERS]]
             await self._warm(engine, few)
             await self._pairs(engine, "int8_mixed25", few, "int8_base", [None])
-            self.note("int8_single_tps", await ours_tps(engine, self.asked([None])[:1]))
+            self.figures.note("int8_single_tps", await ours_tps(engine, self.asked([None])[:1]))
 
     @asynccontextmanager
     async def _engine(self, base: LoadedBase) -> AsyncIterator[Engine]:
@@ -167,8 +159,8 @@ class Bench:
     async def _single(self, engine: Engine) -> None:
         """One request alone, by us and by `generate`."""
         alone = self.asked([None])[:1]
-        self.note("single_tps", await ours_tps(engine, alone))
-        self.note("generate_single_tps", peft_tps(self.base.model, alone))
+        self.figures.note("single_tps", await ours_tps(engine, alone))
+        self.figures.note("generate_single_tps", peft_tps(self.base.model, alone))
 
     async def _pairs(
         self,
@@ -180,7 +172,7 @@ class Bench:
     ) -> None:
         """Two kinds of waves in the order one, other, other, one, so that a drift hits both."""
         for kind, names in ((one, ones), (other, others), (other, others), (one, ones)):
-            self.note(f"{kind}_tps", await ours_tps(engine, self.asked(names)))
+            self.figures.note(f"{kind}_tps", await ours_tps(engine, self.asked(names)))
 
     async def _shared(self, engine: Engine) -> None:
         """Prompts that share their beginning with earlier ones of their adapter, and new ones."""
@@ -196,7 +188,7 @@ class Bench:
         await ours_tps(engine, share())
         for kind in ("shared", "unshared", "unshared", "shared"):
             asked = share() if kind == "shared" else self.asked([*names])
-            self.note(f"{kind}_prefix_tps", await ours_tps(engine, asked))
+            self.figures.note(f"{kind}_prefix_tps", await ours_tps(engine, asked))
 
 
 # Over, under: of each round's pairs that were measured one right after the other.
@@ -209,20 +201,6 @@ RATIOS = {
     "single_over_generate": ("single_tps", "generate_single_tps"),
     "int8_mixed25_over_peft": ("int8_mixed25_tps", "peft_mixed_tps"),
 }
-
-
-def ratio_of(over: list[float], under: list[float], rounds: int) -> float:
-    """The median over the rounds of the ratio of their means."""
-    return statistics.median(
-        statistics.mean(of_round(over, i, rounds)) / statistics.mean(of_round(under, i, rounds))
-        for i in range(rounds)
-    )
-
-
-def of_round(values: list[float], number: int, rounds: int) -> list[float]:
-    """Those of one round; every round has as many."""
-    each = len(values) // rounds
-    return values[number * each : (number + 1) * each]
 
 
 def main() -> None:
@@ -240,31 +218,12 @@ def main() -> None:
         for number in range(options.rounds):
             print(f"round {number + 1}", file=sys.stderr, flush=True)
             bench.round()
-    medians = {name: statistics.median(values) for name, values in bench.figures.items()}
-    ratios = {
-        name: ratio_of(bench.figures[over], bench.figures[under], options.rounds)
-        for name, (over, under) in RATIOS.items()
-        if over in medians and under in medians
-    }
-    line = json.dumps(
-        {
-            "benchmark": "engine",
-            "date": datetime.now(UTC).date().isoformat(),
-            "commit": git_state(),
-            "hardware": hardware(),
-            "threads": torch.get_num_threads(),
-            "versions": package_versions(),
-            "setting": f"smollm2-135m fp32, {AT_ONCE} at a time, {PROMPT}+{NEW} tokens, greedy, "
-            f"{ADAPTERS} adapters of rank {RANK} on q_proj and v_proj",
-            "rounds": options.rounds,
-            **{name: round(value, 1) for name, value in medians.items()},
-            "ratios": {name: round(value, 3) for name, value in ratios.items()},
-            "all": {name: [round(v, 1) for v in values] for name, values in bench.figures.items()},
-        }
+    setting = (
+        f"smollm2-135m fp32, {AT_ONCE} at a time, {PROMPT}+{NEW} tokens, greedy, "
+        f"{ADAPTERS} adapters of rank {RANK} on q_proj and v_proj"
     )
-    if options.out:
-        options.out.write_text(line + "\n")
-    print(line)
+    summary = bench.figures.summary(RATIOS, options.rounds)
+    report("engine", {"setting": setting, **summary}, options.out)
 
 
 if __name__ == "__main__":

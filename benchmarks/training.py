@@ -18,22 +18,18 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from benchmarks.report import Figures, report
 from loraland.bases.loading import LoadedBase, find_base, load_base
-from loraland.matrix.provenance import git_state, hardware, package_versions
+from loraland.matrix.provenance import package_versions
 from loraland.tasks.catalogue import get_task
 from loraland.tasks.sources import load_split
 from loraland.training.examples import Example, encode
@@ -177,7 +173,7 @@ class Bench:
     def __init__(self, rows: int, precision: str, with_trl: bool, place: Path) -> None:
         self.precision, self.with_trl, self.place = precision, with_trl, place
         self.recipe = recipe_for(precision)
-        self.figures: dict[str, list[float]] = {}
+        self.figures = Figures()
         self.base = self.load()
         examples = {task: examples_of(self.base, task, rows, self.recipe) for task in TASKS}
         self.cells = cells_of(examples, self.recipe, place)
@@ -190,26 +186,21 @@ class Bench:
         """The base, anew."""
         return load_base(find_base(BASE), self.precision)  # type: ignore[arg-type]
 
-    def note(self, name: str, value: float) -> None:
-        """Keep a figure, and show it on the way."""
-        self.figures.setdefault(name, []).append(value)
-        print(f"{name} {value:.1f}", file=sys.stderr, flush=True)
-
     def round(self) -> None:
         """Every figure once."""
-        tokens = tokens_of(self.cells)
-        self.note("plain_tps", tokens / plain(self.base, self.cells))
-        self.note("fused_tps", tokens / fused(self.base, self.cells))
+        tokens, note = tokens_of(self.cells), self.figures.note
+        note("plain_tps", tokens / plain(self.base, self.cells))
+        note("fused_tps", tokens / fused(self.base, self.cells))
         short = tokens_of(self.short)
-        self.note("plain_short_tps", short / plain(self.base, self.short))
-        self.note("fused_short_tps", short / fused(self.base, self.short))
-        if "plain_mkl_tps" not in self.figures:
-            self.note("plain_mkl_tps", tokens / plain(self.base, self.cells, fast=False))
+        note("plain_short_tps", short / plain(self.base, self.short))
+        note("fused_short_tps", short / fused(self.base, self.short))
+        if "plain_mkl_tps" not in self.figures.values:
+            note("plain_mkl_tps", tokens / plain(self.base, self.cells, fast=False))
         for name, changes in TRL_SETTINGS.items() if self.with_trl else ():
             # A base of its own: the trainer changes what it is given.
-            self.note(name, tokens / trl(self.load(), self.cells, self.place, changes))
-        self.note("eight_fused_s", timed(lambda: fused(self.load(), self.short)))
-        self.note(
+            note(name, tokens / trl(self.load(), self.cells, self.place, changes))
+        note("eight_fused_s", timed(lambda: fused(self.load(), self.short)))
+        note(
             "eight_separate_s",
             timed(lambda: [plain(self.load(), [cell]) for cell in self.short]),
         )
@@ -224,10 +215,6 @@ RATIOS = {
     "fused_over_trl": ("fused_tps", "trl_tps"),
     "eight_separate_over_fused": ("eight_separate_s", "eight_fused_s"),
 }
-
-
-def _versions(with_trl: bool) -> dict[str, str]:
-    return package_versions() | ({"trl": metadata.version("trl")} if with_trl else {})
 
 
 def main() -> None:
@@ -249,33 +236,16 @@ def main() -> None:
         bench = Bench(options.rows, options.precision, with_trl, Path(place))
         for _ in range(options.rounds):
             bench.round()
-    medians = {name: statistics.median(values) for name, values in bench.figures.items()}
-    ratios = {
-        name: medians[over] / medians[under]
-        for name, (over, under) in RATIOS.items()
-        if over in medians and under in medians
+    found = {
+        "setting": f"{BASE} {options.precision}, {options.rows} rows each of "
+        f"{' and '.join(TASKS)} in {PARTS} cells, LoRA rank {bench.recipe.rank} on all linear "
+        f"layers, updates of {bench.recipe.examples_per_update}",
+        "tokens": tokens_of(bench.cells),
+        **bench.figures.summary(RATIOS, options.rounds),
     }
-    line = json.dumps(
-        {
-            "benchmark": "training",
-            "date": datetime.now(UTC).date().isoformat(),
-            "commit": git_state(),
-            "hardware": hardware(),
-            "threads": torch.get_num_threads(),
-            "versions": _versions(with_trl),
-            "setting": f"{BASE} {options.precision}, {options.rows} rows each of "
-            f"{' and '.join(TASKS)} in {PARTS} cells, LoRA rank {bench.recipe.rank} on all linear "
-            f"layers, updates of {bench.recipe.examples_per_update}",
-            "tokens": tokens_of(bench.cells),
-            "rounds": options.rounds,
-            **{name: round(value, 1) for name, value in medians.items()},
-            "ratios": {name: round(value, 3) for name, value in ratios.items()},
-            "all": {name: [round(v, 1) for v in values] for name, values in bench.figures.items()},
-        }
-    )
-    if options.out:
-        options.out.write_text(line + "\n")
-    print(line)
+    if with_trl:
+        found["versions"] = package_versions() | {"trl": metadata.version("trl")}
+    report("training", found, options.out)
 
 
 if __name__ == "__main__":

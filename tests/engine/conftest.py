@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from loraland.bases.loading import LoadedBase, find_base, load_base
 from loraland.bases.tiny import load_tiny
 from loraland.engine.batched import BatchedEngine
 from loraland.engine.reference import ReferenceEngine
 from loraland.engine.settings import EngineLimits
+from tests.engine.asking import PROMPTS, expected
 
 ALL_LINEAR = ["q_proj", "v_proj", "up_proj", "down_proj"]
 
@@ -81,6 +82,30 @@ def zoo(zoo_of: Callable[[str], Zoo]) -> Zoo:
     return zoo_of("llama")
 
 
+Answers = dict[str | None, dict[tuple[int, ...], list[int]]]
+
+
+@pytest.fixture(scope="session")
+def answers_of() -> Callable[..., Answers]:
+    """{adapter or None: {prompt: greedy tokens}} by transformers and PEFT, one prompt at a time."""
+    made: dict[tuple[str, str], Answers] = {}
+
+    def ask_each(zoo: Zoo, precision: str) -> Answers:
+        answers: Answers = {None: {p: expected(zoo.base(precision).model, p) for p in PROMPTS}}
+        for name, folder in (("one", zoo.one), ("two", zoo.two)):
+            model = PeftModel.from_pretrained(zoo.base(precision).model, folder).eval()
+            answers[name] = {p: expected(model, p) for p in PROMPTS}
+        return answers
+
+    def answers(zoo: Zoo, precision: str = "fp32") -> Answers:
+        key = (zoo.architecture, precision)
+        if key not in made:
+            made[key] = ask_each(zoo, precision)
+        return made[key]
+
+    return answers
+
+
 @pytest.fixture
 def broken_copy(tmp_path: Path) -> Iterator[Callable[[Path], Path]]:
     def copy(folder: Path) -> Path:
@@ -134,7 +159,7 @@ def crowd_of(
     def make(architecture: str) -> tuple[Zoo, dict[str, Path]]:
         if architecture not in made:
             zoo, root = zoo_of(architecture), tmp_path_factory.mktemp(f"crowd-{architecture}")
-            made[architecture] = zoo, {f"a{i}": _member(zoo, root, i) for i in range(25)}
+            made[architecture] = zoo, _crowd(zoo, root)
         return made[architecture]
 
     return make
@@ -146,7 +171,7 @@ def embedded_crowd(
 ) -> tuple[Embedded, dict[str, Path]]:
     """The same over the embedded base."""
     zoo, root = Embedded(embedded_cache), tmp_path_factory.mktemp("crowd-embedded")
-    return zoo, {f"a{i}": _member(zoo, root, i, spread=0.05) for i in range(25)}
+    return zoo, _crowd(zoo, root, spread=0.05)
 
 
 @dataclass
@@ -163,8 +188,13 @@ class Embedded:
             return load_base(find_base("smollm2-135m"), "fp32")
 
 
-def _member(zoo: Zoo | Embedded, root: Path, number: int, spread: float = 0.3) -> Path:
+def _crowd(zoo: Zoo | Embedded, root: Path, spread: float = 0.3) -> dict[str, Path]:
+    base = zoo.base()
     phi = zoo.architecture == "phi"
+    return {f"a{i}": _member(base, root / f"a{i}", i, spread, phi) for i in range(25)}
+
+
+def _member(base: LoadedBase, folder: Path, number: int, spread: float, phi: bool) -> Path:
     targets = [
         ["q_proj", "v_proj"],
         ["q_proj", "k_proj", "v_proj", "dense" if phi else "o_proj"],
@@ -173,8 +203,8 @@ def _member(zoo: Zoo | Embedded, root: Path, number: int, spread: float = 0.3) -
     ][number % 4]
     rank = (4, 8, 16, 32)[(number // 4) % 4]
     return write_adapter(
-        zoo.base(),
-        root / f"a{number}",
+        base,
+        folder,
         100 + number,
         spread,
         r=rank,

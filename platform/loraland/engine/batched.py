@@ -1,9 +1,9 @@
 """The engine: continuous batching of rows with many adapters, over one base.
 
 Here requests, leases and passes meet. Who runs next is the scheduler's, who sits in a slot is
-residency's, tensors are the runner's and the shelf's. All bookkeeping happens on the event loop;
-all work on the model happens in one worker thread, one pass or one slot at a time, so that no
-adapter changes under a forward pass.
+residency's, tensors are the runner's and the shelf's, tickets and counts lie on the desk. All
+bookkeeping happens on the event loop; all work on the model happens in one worker thread, one pass
+or one slot at a time, so that no adapter changes under a forward pass.
 """
 
 from __future__ import annotations
@@ -11,43 +11,46 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
 from transformers import PreTrainedModel
 
 from loraland.bases.loading import LoadedBase
 from loraland.engine.blocks import BlockPool
 from loraland.engine.canary import EXACT, Tolerance
+from loraland.engine.desk import Desk, Worker, busy, cut_off, failed
 from loraland.engine.eviction import POLICIES
 from loraland.engine.openmp import release_team
 from loraland.engine.paged import PagedKv
 from loraland.engine.protocol import Event, Request, Stats
 from loraland.engine.residency import Residency
 from loraland.engine.runner import Outcome, Runner
+from loraland.engine.sampling import Chooser
 from loraland.engine.scheduler import Limits, Row, Scheduler, Work
 from loraland.engine.settings import EngineLimits
 from loraland.engine.shelf import Shelf
-from loraland.engine.tickets import Stream, Ticket, check_request
+from loraland.engine.slots import Slots
+from loraland.engine.tickets import Stream, Ticket
 from loraland.engine.tiers import Resident
-from loraland.errors import (
-    AdapterRejected,
-    EngineBusy,
-    EngineFailed,
-    EngineStopped,
-    InvalidRequest,
-    LoraLandError,
-)
+from loraland.errors import AdapterRejected, EngineFailed, LoraLandError
 from loraland.lora.bank import LoraBank
-from loraland.lora.weights import AdapterWeights, linears_of
+from loraland.lora.weights import linears_of
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 WORKING_SET_S = 60.0  # adapters asked for in this time count as in use
 PATIENCE = 32  # passes that an adapter waits for a slot before busy ones make room
+
+
+@dataclass(slots=True, eq=False)
+class _Ticket(Ticket):
+    """A request and its row."""
+
+    row: Row = field(kw_only=True)
+    # Whether its adapter was in a slot at submission. None: it has none, or its token was counted.
+    hit: bool | None = None
 
 
 class BatchedEngine:
@@ -73,10 +76,11 @@ class BatchedEngine:
         )
         linears = linears_of(model)
         kv = PagedKv(model, limits.blocks, limits.block_tokens, limits.seat_tokens)
-        # One slot more than residency knows: newcomers are examined there, at nobody's cost.
-        self._exam_slot = limits.slots + 1
-        self._bank = LoraBank(model, slots=self._exam_slot, max_rank=limits.max_rank)
+        # One slot more than residency knows: for examinations.
+        self._bank = LoraBank(model, slots=limits.slots + 1, max_rank=limits.max_rank)
         self._runner = Runner(model, self._bank, kv)
+        self._worker = Worker("engine")
+        slots = Slots(self._bank, self._runner, self._worker)
         self._residency = Residency(
             slots=limits.slots,
             host_bytes=limits.host_bytes,
@@ -88,22 +92,15 @@ class BatchedEngine:
             max_rank=limits.max_rank,
             loads=limits.loads,
             tolerance=tolerance,
-            write_slot=self._write_slot,
-            probe=self._probe,
+            write_slot=slots.write,
+            probe=slots.probe,
             on_change=self._loads_changed,
         )
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._tickets: dict[str, Ticket] = {}  # under way, by request id
-        self._rows: dict[str, Row] = {}  # of the same requests
+        self._desk: Desk[_Ticket] = Desk(self.context_tokens, self._runner.vocabulary)
         self._marked: dict[str, str] = {}  # request id -> version whose slot it holds
         self._computing: frozenset[str] = frozenset()  # request ids in the pass that runs
         self._changed = asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
-        self._closed = False
-        self._requests = self._finished = self._prompt_tokens = self._generated_tokens = 0
-        self._reused_tokens = self._passes = self._pass_tokens = 0
-        self._hits: dict[str, bool] = {}  # request id -> whether its adapter was in a slot
-        self._first_tokens = dict.fromkeys((True, False), (0, 0.0))  # how many, sum of ms
 
     @classmethod
     def of(
@@ -141,54 +138,13 @@ class BatchedEngine:
         """See `Engine.residency`."""
         return self._residency.table()
 
-    async def _write_slot(self, slot: int, weights: AdapterWeights) -> float:
-        return await self._work(self._write, slot, weights)
-
-    def _write(self, slot: int, weights: AdapterWeights) -> float:
-        """Runs in the worker. The milliseconds it took, without the wait for the pass."""
-        begun = time.perf_counter()
-        self._bank.write(slot, weights)
-        return (time.perf_counter() - begun) * 1000
-
-    async def _probe(
-        self, prompt: Sequence[int], token_ids: Sequence[int], weights: AdapterWeights
-    ) -> list[float]:
-        return await self._work(self._examine, prompt, token_ids, weights)
-
-    def _examine(
-        self, prompt: Sequence[int], token_ids: Sequence[int], weights: AdapterWeights
-    ) -> list[float]:
-        """Runs in the worker."""
-        most = self._runner.vocabulary
-        if not all(0 <= token < most for token in (*prompt, *token_ids)):
-            raise AdapterRejected(f"the card's canary has token ids outside of 0 to {most - 1}")
-        self._bank.write(self._exam_slot, weights)
-        try:
-            logits = self._runner.probe(prompt, self._exam_slot)
-        finally:
-            self._bank.clear(self._exam_slot)
-        return [float(logits[token]) for token in token_ids]
-
     # Requests
 
     def submit(self, request: Request) -> AsyncIterator[Event]:
         """See `Engine.submit`."""
-        self.check_open()
-        if request.id in self._tickets:
-            raise InvalidRequest(
-                f"a request with id '{request.id}' is under way; ids must be unique"
-            )
-        check_request(request, self.context_tokens, self._runner.vocabulary)
+        self._desk.check(request)
         if self._scheduler.is_full:
-            raise EngineBusy(
-                f"busy: {self._scheduler.waiting} requests are waiting already; "
-                "retry after a second"
-            )
-        ticket = Ticket.of(request)
-        hit = request.adapter is None or self._is_ready(request.adapter)
-        if request.adapter is not None:
-            self._residency.lease(request.adapter, time.monotonic())
-            self._hits[request.id] = hit
+            raise busy(self._scheduler.waiting)
         row = Row(
             request.id,
             request.adapter,
@@ -196,19 +152,22 @@ class BatchedEngine:
             len(request.prompt_ids),
             request.sampling.max_new_tokens,
         )
-        self._tickets[request.id], self._rows[request.id] = ticket, row
+        ticket = _Ticket(request, Chooser.of(request), row=row)
+        if request.adapter is not None:
+            ticket.hit = self._is_ready(request.adapter)
+            self._residency.lease(request.adapter, time.monotonic())
+        self._desk.add(ticket)
         self._scheduler.add(row)
-        self._requests += 1
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._serve())
-        if request.adapter is not None and not hit:
+        if ticket.hit is False:
             self._pursue()  # now, beside the pass that runs
         self._wake()
         return Stream(ticket, self._cancel)
 
     def cancel(self, request_id: str) -> None:
         """See `Engine.cancel`. A row that runs leaves its batch at the end of the pass."""
-        if (ticket := self._tickets.get(request_id)) is not None:
+        if (ticket := self._desk.find(request_id)) is not None:
             self._cancel(ticket)
 
     def _cancel(self, ticket: Ticket) -> None:
@@ -217,60 +176,46 @@ class BatchedEngine:
         ticket.cancelled = True
         if ticket.request.id not in self._computing:
             ticket.finish("cancelled")
-            self._drop(ticket)
+            self._drop(self._desk.ticket(ticket.request.id))
             self._wake()  # what it held may be what others wait for
 
     def stats(self) -> Stats:
         """See `Engine.stats`."""
-        return Stats(
-            requests=self._requests,
-            finished=self._finished,
-            prompt_tokens=self._prompt_tokens,
-            generated_tokens=self._generated_tokens,
+        return self._desk.counts.stats(
             waiting=self._scheduler.waiting,
             running=len(self._scheduler.running),
-            reused_tokens=self._reused_tokens,
-            passes=self._passes,
-            pass_tokens=self._pass_tokens,
             preemptions=self._scheduler.preemptions,
             blocks=self._pool.total,
             free_blocks=self._pool.free,
             slots=self._limits.slots,
             working_set=self._residency.working_set(WORKING_SET_S, time.monotonic()),
-            hits=self._first_tokens[True][0],
-            misses=self._first_tokens[False][0],
-            hit_ttft_ms=self._first_tokens[True][1],
-            miss_ttft_ms=self._first_tokens[False][1],
             ops=self._bank.stats,
         )
 
     def check_open(self) -> None:
         """Raises EngineStopped once the engine was closed."""
-        if self._closed:
-            raise EngineStopped("the engine was closed; make a new one, or ask another replica")
+        self._desk.check_open()
 
     async def close(self) -> None:
         """See `Engine.close`. Gives back the model as it was, and memory."""
-        if self._closed:
+        if self._desk.closed:
             return
-        self._closed = True
-        for ticket in self._tickets.values():
-            ticket.end(EngineStopped("the engine was closed; ask another replica, or retry"))
+        self._desk.close()
         self._wake()
         if self._pump is not None:
             await asyncio.wait([self._pump])
         await self._shelf.close()
-        await self._work(self._runner.close)
-        self._worker.shutdown(wait=True)
+        await self._worker.do(self._runner.close)
+        self._worker.close()
 
     def check(self) -> None:
         """Raises AssertionError when a block, a lease or a slot is lost. For an engine at rest."""
         self._residency.check()
-        if not self._closed:  # afterwards it holds nothing
+        if not self._desk.closed:  # afterwards it holds nothing
             self._shelf.check()
-        self._pool.check([row.blocks for row in self._rows.values()])
+        self._pool.check([ticket.row.blocks for ticket in self._desk])
         leases = sum(resident.leases for resident in self._residency.table())
-        held = sum(ticket.request.adapter is not None for ticket in self._tickets.values())
+        held = sum(ticket.request.adapter is not None for ticket in self._desk)
         assert leases == held, f"{leases} leases for {held} requests under way"
 
     # The loop
@@ -291,7 +236,7 @@ class BatchedEngine:
         """Compute passes as long as there are requests."""
         release_team()  # of this thread; the worker computes from here on
         try:
-            while self._tickets:
+            while self._desk:
                 self._changed.clear()
                 self._drop_ended()
                 self._pursue()
@@ -300,13 +245,13 @@ class BatchedEngine:
                 works = self._next_pass()
                 if works:
                     await self._compute(works)
-                elif self._tickets:
+                elif self._desk:
                     await self._changed.wait()  # for a load, a request or a cancellation
         except Exception as error:
             logger.exception("the engine's loop failed")
             self._fail_all(EngineFailed(f"the engine failed: {type(error).__name__}: {error}"))
         finally:
-            self._fail_all(EngineStopped("the engine stopped during the request; retry"))
+            self._fail_all(cut_off())
 
     def _next_pass(self) -> list[Work]:
         self._fail_refused(self._scheduler.wanted())
@@ -324,9 +269,10 @@ class BatchedEngine:
         """End the waiting requests of adapters that could not be loaded."""
         now = time.monotonic()
         refused = {version: self._residency.refused(version, now) for version in wanted}
-        for row in list(self._rows.values()):
-            if row.version is not None and not row.blocks and (why := refused.get(row.version)):
-                self._tickets[row.id].end(AdapterRejected(why))
+        for ticket in self._desk:
+            version, blocks = ticket.row.version, ticket.row.blocks
+            if version is not None and not blocks and (why := refused.get(version)):
+                ticket.end(AdapterRejected(why))
         if any(refused.values()):
             self._drop_ended()
 
@@ -340,22 +286,21 @@ class BatchedEngine:
             self._marked[new] = running[new]
 
     async def _compute(self, works: list[Work]) -> None:
-        tickets = [self._tickets[work.row.id] for work in works]
+        tickets = [self._desk.ticket(work.row.id) for work in works]
         for ticket, work in zip(tickets, works, strict=True):
             if ticket.started is None:
                 ticket.start()
-                self._prompt_tokens += work.row.prompt_tokens
-                self._reused_tokens += work.row.reused_tokens
+                self._desk.counts.prompt_tokens += work.row.prompt_tokens
+                self._desk.counts.reused_tokens += work.row.reused_tokens
         slots = [self._slot(work.row) for work in works]
         self._computing = frozenset(work.row.id for work in works)
         try:
-            outcomes = await self._work(
+            outcomes = await self._worker.do(
                 self._runner.run, works, slots, [ticket.chooser for ticket in tickets]
             )
         except Exception as error:
             logger.exception("a pass of %d rows failed", len(works))
-            reason = f"a pass of the model failed: {type(error).__name__}: {error}"
-            outcomes = [EngineFailed(reason)] * len(works)
+            outcomes = [failed("a pass", error)] * len(works)
         try:
             await self._take(works, tickets, outcomes)
         finally:
@@ -371,55 +316,46 @@ class BatchedEngine:
         return slot
 
     async def _take(
-        self, works: list[Work], tickets: list[Ticket], outcomes: Sequence[Outcome]
+        self, works: list[Work], tickets: list[_Ticket], outcomes: Sequence[Outcome]
     ) -> None:
         """Give tokens to their callers, and rows what they need for the next pass."""
-        self._passes += 1
-        self._pass_tokens += sum(work.size for work in works)
+        self._desk.counts.passes += 1
+        self._desk.counts.pass_tokens += sum(work.size for work in works)
         triples = list(zip(works, tickets, outcomes, strict=True))
-        failed = [work for work, _, outcome in triples if isinstance(outcome, EngineFailed)]
-        if failed:
-            await self._quarantine(failed)
+        spoilt = [work for work, _, outcome in triples if isinstance(outcome, EngineFailed)]
+        if spoilt:
+            await self._quarantine(spoilt)
         self._scheduler.done(
             work for work, _, outcome in triples if not isinstance(outcome, EngineFailed)
         )
         for work, ticket, outcome in triples:
             if outcome is None:
                 continue
-            self._generated_tokens += not (ticket.ended or isinstance(outcome, EngineFailed))
-            token = ticket.take(outcome)
-            self._note_first_token(ticket)
+            token = self._desk.deliver(ticket, outcome)
+            if ticket.first_token is not None and ticket.hit is not None:
+                self._desk.counts.note_first_token(ticket, hit=ticket.hit)
+                ticket.hit = None
             if token is not None:
                 work.row.tokens.append(token)
-
-    def _note_first_token(self, ticket: Ticket) -> None:
-        if ticket.first_token is None or (hit := self._hits.pop(ticket.request.id, None)) is None:
-            return
-        count, total = self._first_tokens[hit]
-        ms = (ticket.first_token - ticket.submitted) * 1000
-        self._first_tokens[hit] = count + 1, total + ms
 
     async def _quarantine(self, works: Sequence[Work]) -> None:
         """What a failed row wrote must reach nobody, not even masked."""
         size = self._limits.block_tokens
         blocks = [block for row, start, _ in works for block in row.blocks[start // size :]]
         self._pool.forget(blocks)
-        await self._work(self._runner.clean, blocks)
+        await self._worker.do(self._runner.clean, blocks)
 
     def _drop_ended(self) -> None:
         """Free all that ended and cancelled requests hold, at once."""
-        for ticket in [t for t in self._tickets.values() if t.ended or t.cancelled]:
-            if not ticket.ended:
-                ticket.finish("cancelled")
-            self._drop(ticket)
+        for ticket in self._desk:
+            if ticket.ended or ticket.cancelled:
+                ticket.finish("cancelled")  # unless it has ended in another way
+                self._drop(ticket)
 
-    def _drop(self, ticket: Ticket) -> None:
+    def _drop(self, ticket: _Ticket) -> None:
         request = ticket.request
-        row = self._rows.pop(request.id)
-        del self._tickets[request.id]
-        self._hits.pop(request.id, None)
-        self._scheduler.remove(row)
-        self._finished += 1
+        self._desk.drop(ticket)
+        self._scheduler.remove(ticket.row)
         if (version := self._marked.pop(request.id, None)) is not None:
             self._residency.mark_idle(version)
         if request.adapter is not None and self._residency.release(
@@ -428,11 +364,6 @@ class BatchedEngine:
             self._shelf.forget(request.adapter)
 
     def _fail_all(self, error: LoraLandError) -> None:
-        for ticket in self._tickets.values():
+        for ticket in self._desk:
             ticket.end(error)
         self._drop_ended()
-
-    # The worker
-
-    async def _work(self, call: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, call, *args)

@@ -11,33 +11,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from transformers import PreTrainedModel
 
 from loraland.bases.loading import LoadedBase
+from loraland.engine.desk import Desk, Worker, busy, cut_off, failed
 from loraland.engine.mixed import MixedBatch, MixedModel
 from loraland.engine.openmp import release_team
 from loraland.engine.protocol import Event, Request, Stats
 from loraland.engine.sampling import Choice, Chooser
-from loraland.engine.tickets import Stream, Ticket, check_request
+from loraland.engine.tickets import Stream, Ticket
 from loraland.engine.tiers import Resident
-from loraland.errors import (
-    EngineBusy,
-    EngineFailed,
-    EngineStopped,
-    InvalidRequest,
-    LoraLandError,
-    UnknownModel,
-    did_you_mean,
-)
+from loraland.errors import EngineFailed, LoraLandError, UnknownModel, did_you_mean
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -75,15 +66,13 @@ class ReferenceEngine:
         self.context_tokens = context_tokens
         self._model = MixedModel(model)
         self._max_batch, self._max_waiting = max_batch, max_waiting
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="reference-engine")
+        self._worker = Worker("reference-engine")
+        self._desk: Desk[_Ticket] = Desk(context_tokens, self._model.vocabulary)
         self._waiting: deque[_Ticket] = deque()
-        self._tickets: dict[str, _Ticket] = {}  # under way, by request id
         self._adapters: dict[str, _Adapter] = {}
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._pump: asyncio.Task[None] | None = None
-        self._closed = False
-        self._requests = self._finished = self._prompt_tokens = self._generated_tokens = 0
 
     @classmethod
     def of(
@@ -112,7 +101,7 @@ class ReferenceEngine:
 
     async def _load(self, version: str, folder: Path) -> None:
         try:
-            held = await self._work(self._model.add, folder)
+            held = await self._worker.do(self._model.add, folder)
             self._adapters[version] = _Adapter(held.name, held.size_bytes)
         finally:
             del self._loads[version]
@@ -126,16 +115,17 @@ class ReferenceEngine:
         adapter.leaving = True
         if adapter.leases == 0:
             del self._adapters[version]
-            await self._work(self._model.remove, adapter.name)
+            await self._worker.do(self._model.remove, adapter.name)
 
     def _release(self, ticket: _Ticket) -> None:
         if (adapter := ticket.adapter) is None:
             return
         adapter.leases -= 1
-        if adapter.leaving and adapter.leases == 0 and ticket.request.adapter and not self._closed:
+        over = adapter.leaving and adapter.leases == 0 and not self._desk.closed
+        if over and ticket.request.adapter:
             del self._adapters[ticket.request.adapter]
             # The worker takes it out after any step that has begun with it.
-            self._spawn(self._work(self._model.remove, adapter.name))
+            self._spawn(self._worker.do(self._model.remove, adapter.name))
 
     def residency(self) -> list[Resident]:
         """See `Engine.residency`."""
@@ -147,23 +137,15 @@ class ReferenceEngine:
 
     def submit(self, request: Request) -> AsyncIterator[Event]:
         """See `Engine.submit`."""
-        self.check_open()
-        if request.id in self._tickets:
-            raise InvalidRequest(
-                f"a request with id '{request.id}' is under way; ids must be unique"
-            )
-        check_request(request, self.context_tokens, self._model.vocabulary)
+        self._desk.check(request)
         adapter = self._find(request.adapter)
         if len(self._waiting) >= self._max_waiting:
-            raise EngineBusy(
-                f"busy: {len(self._waiting)} requests are waiting already; retry after a second"
-            )
+            raise busy(len(self._waiting))
         ticket = _Ticket(request, Chooser.of(request), adapter=adapter)
         if adapter is not None:
             adapter.leases += 1
-        self._tickets[request.id] = ticket
+        self._desk.add(ticket)
         self._waiting.append(ticket)
-        self._requests += 1
         if self._pump is None or self._pump.done():
             self._pump = asyncio.create_task(self._serve())
         return Stream(ticket, self._cancel)
@@ -179,7 +161,7 @@ class ReferenceEngine:
 
     def cancel(self, request_id: str) -> None:
         """See `Engine.cancel`. A row that runs leaves its batch at the end of the step."""
-        if (ticket := self._tickets.get(request_id)) is not None:
+        if (ticket := self._desk.find(request_id)) is not None:
             self._cancel(ticket)
 
     def _cancel(self, ticket: Ticket) -> None:
@@ -187,31 +169,27 @@ class ReferenceEngine:
             return
         ticket.cancelled = True
         if ticket.started is None:
-            held = self._tickets[ticket.request.id]
+            held = self._desk.ticket(ticket.request.id)
             self._waiting.remove(held)
             held.finish("cancelled")
             self._drop(held)
 
     def stats(self) -> Stats:
         """See `Engine.stats`."""
-        return Stats(
-            requests=self._requests,
-            finished=self._finished,
-            prompt_tokens=self._prompt_tokens,
-            generated_tokens=self._generated_tokens,
-            waiting=len(self._waiting),
-            running=len(self._tickets) - len(self._waiting),
-        )
+        waiting = len(self._waiting)
+        return self._desk.counts.stats(waiting=waiting, running=len(self._desk) - waiting)
+
+    def check_open(self) -> None:
+        """Raises EngineStopped once the engine was closed."""
+        self._desk.check_open()
 
     async def close(self) -> None:
         """See `Engine.close`. Takes all adapters out, so that the model is the base alone again."""
-        if self._closed:
+        if self._desk.closed:
             return
-        self._closed = True
-        for ticket in list(self._tickets.values()):
-            self._fail(
-                ticket, EngineStopped("the engine was closed; ask another replica, or retry")
-            )
+        self._desk.close()
+        for ticket in self._desk:
+            self._drop(ticket)
         self._waiting.clear()
         under_way = {
             task for task in (self._pump, *self._background, *self._loads.values()) if task
@@ -219,9 +197,9 @@ class ReferenceEngine:
         if under_way:
             await asyncio.wait(under_way)
         for adapter in self._adapters.values():
-            await self._work(self._model.remove, adapter.name)
+            await self._worker.do(self._model.remove, adapter.name)
         self._adapters.clear()
-        self._worker.shutdown(wait=True)
+        self._worker.close()
 
     # The loop
 
@@ -235,25 +213,22 @@ class ReferenceEngine:
                 await self._run(batch)
             except Exception as error:
                 logger.exception("a batch of %d requests failed", len(batch))
-                reason = f"a step of the model failed: {type(error).__name__}: {error}"
                 for ticket in batch:
-                    self._fail(ticket, EngineFailed(reason))
+                    self._fail(ticket, failed("a step", error))
             finally:
                 for ticket in batch:
-                    self._fail(
-                        ticket, EngineStopped("the engine stopped during the request; retry")
-                    )
+                    self._fail(ticket, cut_off())
 
     async def _run(self, tickets: list[_Ticket]) -> None:
         """One batch from its prompts to its last token."""
         for ticket in tickets:
             ticket.start()
-            self._prompt_tokens += len(ticket.request.prompt_ids)
+            self._desk.counts.prompt_tokens += len(ticket.request.prompt_ids)
         prompts = [ticket.request.prompt_ids for ticket in tickets]
         names = [ticket.adapter.name if ticket.adapter else None for ticket in tickets]
-        batch: MixedBatch = await self._work(self._model.start, prompts, names)
+        batch: MixedBatch = await self._worker.do(self._model.start, prompts, names)
         while True:
-            choices = await self._work(_choose, batch, [ticket.chooser for ticket in tickets])
+            choices = await self._worker.do(_choose, batch, [ticket.chooser for ticket in tickets])
             going = [
                 (row, token)
                 for row, choice in enumerate(choices)
@@ -262,12 +237,11 @@ class ReferenceEngine:
             if not going:
                 return
             tickets = [tickets[row] for row, _ in going]
-            await self._work(batch.advance, *zip(*going, strict=True))
+            await self._worker.do(batch.advance, *zip(*going, strict=True))
 
     def _deliver(self, ticket: _Ticket, choice: Choice | EngineFailed) -> int | None:
         """Send what a row's last step gave. The token when the row goes on, None when it ended."""
-        self._generated_tokens += not (ticket.ended or isinstance(choice, EngineFailed))
-        token = ticket.take(choice)
+        token = self._desk.deliver(ticket, choice)
         if ticket.ended:
             self._drop(ticket)
         return token
@@ -278,25 +252,13 @@ class ReferenceEngine:
 
     def _drop(self, ticket: _Ticket) -> None:
         """Forget a request that has ended, once, and release its adapter."""
-        if self._tickets.get(ticket.request.id) is ticket:
-            del self._tickets[ticket.request.id]
-            self._finished += 1
+        if self._desk.drop(ticket):
             self._release(ticket)
-
-    # The worker
-
-    async def _work(self, call: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._worker, call, *args)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-
-    def check_open(self) -> None:
-        """Raises EngineStopped once the engine was closed."""
-        if self._closed:
-            raise EngineStopped("the engine was closed; make a new one, or ask another replica")
 
 
 def _choose(batch: MixedBatch, choosers: list[Chooser]) -> list[Choice | EngineFailed]:

@@ -12,8 +12,6 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from loraland.adapters.admission import Limits, admit
 from loraland.adapters.names import ModelName
 from loraland.adapters.registry import Registry
@@ -23,6 +21,7 @@ from loraland.engine.protocol import Constraint, Engine, Request, Sampling
 from loraland.engine.text import Completion, Piece, Scored, encode, pieces, stop_token_ids
 from loraland.engine.vocabulary import Vocabulary
 from loraland.errors import AdapterRejected, ContextTooLong, InvalidRequest
+from loraland.lora.weights import linears_of
 from loraland.serving.directory import ShortMemory
 from loraland.serving.orders import Delta, End, Order, Part, Prompt, TokenScore
 
@@ -47,11 +46,7 @@ class BaseHost:
         # 50,000 tokens. Whoever needs a vocabulary that cannot be read is told then.
         with suppress(InvalidRequest):
             _ = self._vocabulary.core
-        self._linears = {
-            name: (module.in_features, module.out_features)
-            for name, module in base.model.named_modules()
-            if isinstance(module, torch.nn.Linear)  # also quantised ones
-        }
+        self._linears = linears_of(base.model)
         self._folders = ShortMemory(self._prepare, PREPARED_S, failed_s=REFUSED_S)
 
     async def prepare(self, name: ModelName) -> Path:

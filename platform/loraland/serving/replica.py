@@ -20,13 +20,10 @@ from loraland.adapters.admission import Limits
 from loraland.adapters.names import ModelName
 from loraland.adapters.registry import Registry
 from loraland.bases.catalogue import Base, get_base
-from loraland.bases.expansion import expand_for_inference
-from loraland.bases.int8 import quantise_for_inference
-from loraland.bases.loading import LoadedBase, base_from_folder, load_base
-from loraland.bases.products import speed_up
-from loraland.engine.batched import BatchedEngine
+from loraland.bases.inference import prepare_for_inference
+from loraland.bases.loading import base_from_folder, load_base
 from loraland.engine.canary import COARSE, EXACT
-from loraland.engine.reference import ReferenceEngine
+from loraland.engine.making import make_engine
 from loraland.engine.settings import EngineLimits
 from loraland.serving.config import BaseSettings
 from loraland.serving.host import BaseHost
@@ -52,10 +49,19 @@ class Replica:
     """One copy of a base with its adapters. Methods are called through a Serve handle."""
 
     def __init__(self, config: BaseSettings, storage: str) -> None:
-        """Load the base, which takes seconds to minutes. Raises what `load_base` raises."""
+        """Load the base, which takes seconds to minutes. Raises what `load_base` raises.
+
+        Also InvalidConfiguration for int8 where it cannot be, and BaseUnavailable for a base that
+        the engine cannot run.
+        """
         base = load_base(entry_of(config), config.precision, device_of(config))
-        prepare(base, config)
-        self._engine = engine_for(base, config)
+        prepare_for_inference(base, int8=config.int8)
+        self._engine = make_engine(
+            base,
+            limits_of(config),
+            kind=config.engine,
+            tolerance=COARSE if config.int8 else EXACT,
+        )
         self._metrics = EngineMetrics(base.entry.name)
         self._teller: asyncio.Task[None] | None = None
         registry = Registry(Storage.open(storage))
@@ -115,11 +121,9 @@ def _loader(host: BaseHost) -> Any:
     return load
 
 
-def engine_for(base: LoadedBase, config: BaseSettings) -> BatchedEngine | ReferenceEngine:
-    """The engine that a configuration names. Raises BaseUnavailable for a base it cannot run."""
-    if config.engine == "reference":
-        return ReferenceEngine.of(base, max_batch=config.max_batch, max_waiting=config.max_waiting)
-    limits = EngineLimits(
+def limits_of(config: BaseSettings) -> EngineLimits:
+    """The bounds of a replica's engine."""
+    return EngineLimits(
         rows=config.max_batch,
         pass_tokens=config.pass_tokens,
         waiting=config.max_waiting,
@@ -129,21 +133,6 @@ def engine_for(base: LoadedBase, config: BaseSettings) -> BatchedEngine | Refere
         host_bytes=config.host_bytes,
         eviction=config.eviction,
     )
-    return BatchedEngine.of(base, limits, COARSE if config.int8 else EXACT)
-
-
-def prepare(base: LoadedBase, config: BaseSettings) -> None:
-    """Give a base the fastest products that its configuration allows.
-
-    Raises InvalidConfiguration for int8 where it cannot be.
-    """
-    expand_for_inference(base)
-    if config.int8:
-        report = quantise_for_inference(base)
-        logger.info("%s computes in int8: %d layers (%s)", base.entry.name, report.layers,
-                    report.product)  # fmt: skip
-    else:
-        speed_up(base)
 
 
 def entry_of(config: BaseSettings) -> Base:
