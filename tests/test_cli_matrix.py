@@ -83,10 +83,27 @@ def test_the_paper_s_plan_needs_neither_hub_nor_gpu(storage):
         (("run", "rehearsal", "--fuse", "2", "--devices", "2"), "give one of them"),
         (("run", "rehearsal", "--devices", "2", "--strategy", "zero5"), "zero3"),
         (("probe", "embedded", "--base", "phi-2"), "possible: smollm2-135m"),
+        (("run", "search", "--fuse", "2"), "leave out --fuse and --devices"),
+        (("run", "search", "--fuse", "auto"), "leave out --fuse and --devices"),
+        (("run", "search", "--devices", "2"), "leave out --fuse and --devices"),
+        (("run", "search", "--log", "tensorboard"), "mlflow=TRACKING_URI"),
     ],
 )
 def test_a_wrong_word_is_told_with_what_is_possible(storage, arguments, says):
     assert says in " ".join(run(*arguments, code=1).stderr.split())
+
+
+def test_the_plan_says_which_cells_cannot_be_judged_here(storage, monkeypatch):
+    monkeypatch.delenv("LORALAND_RUN_CODE", raising=False)
+    plan = json.loads(run("plan", "paper", "--json").stdout)
+    assert len(plan["unjudged"]) == 10
+    assert all(label.endswith("/magicoder") for label in plan["unjudged"])
+    shown = " ".join(run("plan", "paper").stdout.split())
+    assert "10 cells cannot be judged here and will fail" in shown
+    assert "LORALAND_RUN_CODE=1" in shown
+    monkeypatch.setenv("LORALAND_RUN_CODE", "1")
+    monkeypatch.setattr("loraland.evaluation.sandbox.require_sandbox", lambda: None)
+    assert json.loads(run("plan", "paper", "--json").stdout)["unjudged"] == []
 
 
 def test_status_says_why_a_cell_failed(storage):
@@ -124,6 +141,7 @@ def test_unknown_or_absent_loggers_are_told_before_anything_starts(storage, tmp_
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.parametrize("fuse", ["1", "auto"])
 def test_a_space_is_run_and_a_second_run_does_nothing(
     ray_cluster: Any, storage: Storage, tmp_path: Path, fuse: str
@@ -166,27 +184,90 @@ def test_more_devices_than_there_are_is_told(
 
 
 @pytest.mark.ray
+def test_a_cell_that_cannot_be_judged_fails_without_a_trial(
+    ray_cluster: Any, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LORALAND_RUN_CODE", raising=False)
+    space = write(tmp_path, tasks=["magicoder"], data="real")
+    done = json.loads(run("run", space, "--json", code=1).stdout)
+    assert done["failed"] == ["tiny-mistral-7b/magicoder"]
+    assert storage.names("tune") == storage.names("runs") == []
+    [status] = json.loads(run("status", space, "--json").stdout)
+    assert status["error"]["code"] == "metric_unavailable"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cell_whose_adapter_was_deleted_is_told_and_run_again(
+    ray_cluster: Any, storage: Storage, tmp_path: Path
+) -> None:
+    space = write(tmp_path, tasks=["viggo", "legal"])
+    assert json.loads(run("run", space, "--json").stdout)["ran"] == 2
+    before = {str(entry.name) for entry in Registry(storage).list()}
+    storage.delete_folder("adapters/tiny-mistral-7b/legal")
+    assert "1/2 done, 1 lost" in run("status", space).stdout
+    again = json.loads(run("run", space, "--json").stdout)
+    assert (again["ran"], again["done"]) == (1, 2)
+    assert {str(entry.name) for entry in Registry(storage).list()} == before
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["optuna", "random"])
-def test_a_search_ends_with_the_best_recipe_as_a_cell(
+def test_a_search_ends_with_the_best_recipe_as_a_cell_and_tries_nothing_twice(
     ray_cluster: Any, storage: Storage, tmp_path: Path, algorithm: str
 ) -> None:
     if algorithm == "optuna":
         pytest.importorskip("optuna", reason="optuna is an extra of its own")
-    space = write(tmp_path, tasks=["viggo"], search=SEARCH | {"algorithm": algorithm})
+    search = SEARCH | {"algorithm": algorithm}
+    space = write(tmp_path, tasks=["viggo"], search=search | {"samples": 2})
+    assert "0/1 done" in run("status", space).stdout
     found = json.loads(run("run", space, "--json").stdout)
-    assert len(found["tried"]) == 4
+    assert len(found["tried"]) == 2
     losses = [one["validation_loss"] for one in found["tried"]]
     assert losses == sorted(losses)
     [cell_id] = storage.names("cells")
     assert cell_id == found["cell"]
-    record = storage.read_json(f"cells/{cell_id}/result.json")
-    assert (
-        record["cell"]["recipe"]["learning_rate"]
-        == found["tried"][0]["parameters"]["learning_rate"]
-    )
+    recipe = storage.read_json(f"cells/{cell_id}/result.json")["cell"]["recipe"]
+    assert recipe["learning_rate"] == found["tried"][0]["parameters"]["learning_rate"]
+    assert "1/1 done" in run("status", space).stdout
+
+    [key] = storage.names("spaces/small/search")
+    folder = Path(storage.locate(f"spaces/small/search/{key}"))
+    ended = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert len(ended) == 2
+    # Asked for more, the search goes on; what was tried is told again, and not tried again.
+    space = write(tmp_path, tasks=["viggo"], search=search)
+    assert "0/1 done" in run("status", space).stdout
+    more = json.loads(run("run", space, "--json").stdout)
+    assert len(more["tried"]) == 4
+    for one in found["tried"]:
+        assert one in more["tried"]
+    assert {file: file.stat().st_mtime_ns for file in ended} == ended
+    # Whole, it starts no trial.
+    experiments = len(storage.names("tune"))
+    assert json.loads(run("run", space, "--json").stdout)["tried"] == more["tried"]
+    assert len(storage.names("tune")) == experiments
 
 
 @pytest.mark.ray
+@pytest.mark.slow
+def test_a_search_whose_best_cell_fails_ends_with_1(
+    ray_cluster: Any, storage: Storage, tmp_path: Path
+) -> None:
+    """One that is stopped at its first check can be trained, but changes nothing."""
+    search = {
+        "parameters": {"learning_rate": {"choice": [1e-30]}}, "samples": 1, "algorithm": "random",
+    }  # fmt: skip
+    space = write(tmp_path, tasks=["viggo"], search=search)
+    found = json.loads(run("run", space, "--json", code=1).stdout)
+    assert found["failed"] == ["tiny-mistral-7b/viggo"]
+    assert "0/1 done, 1 failed" in run("status", space).stdout
+    assert "adapter_has_no_effect" in run("status", space).stdout
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_trials_are_logged_to_mlflow_when_asked(
     ray_cluster: Any, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

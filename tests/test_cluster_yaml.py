@@ -11,11 +11,17 @@ import jsonschema
 import pytest
 import yaml
 
+from loraland.matrix.placement import Machines, kinds_of, place
+from loraland.matrix.space import load_space
+from loraland.serving.config import BaseSettings
+
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "cluster.yaml"
 
-TRIAL = {"CPU": 8, "GPU": 1}  # of the paper's space
-REPLICA = {"CPU": 12, "GPU": 1}  # as docs/cluster.md starts it
+A10G = {"accelerator_type:A10G": 0.001}  # what Ray asks for a type of GPU
+TRIAL = {"CPU": 8, "GPU": 1} | A10G  # of the paper's space
+REPLICA = {"CPU": 12, "GPU": 1, "accelerator_type:A100": 0.001}  # as docs/cluster.md starts it
+SERVED = BaseSettings(name="mistral-7b", num_gpus=1, num_cpus=12, accelerator="A100")
 
 
 @pytest.fixture
@@ -77,20 +83,23 @@ def test_gpu_machines_come_from_zero_and_training_takes_spot(config: dict[str, A
 
 @pytest.mark.ray
 def test_trials_of_the_paper_get_a10g_machines_and_never_the_a100(config: dict[str, Any]) -> None:
-    space = yaml.safe_load((ROOT / "tune_spaces" / "paper.yaml").read_text())
-    assert space["resources"]["*"] == {"cpus": TRIAL["CPU"], "gpus": TRIAL["GPU"]}
+    [demand] = set(load_space("paper").demands.values())
+    asked = place(demand, Machines([{"CPU": 0}], kinds_of(config), 0, grows=True)).bundle()
+    assert asked == TRIAL
     assert picked(config, [TRIAL]) == {"train": 1}
     assert picked(config, [TRIAL] * 310) == {"train": 8}
 
 
 @pytest.mark.ray
-def test_a_replica_gets_the_a100_once_that_may_come(config: dict[str, Any]) -> None:
-    assert picked(config, [REPLICA]) == {}
-    config["available_node_types"]["serve"]["max_workers"] = 1
+def test_a_replica_gets_the_a100_and_trials_leave_it_alone(config: dict[str, Any]) -> None:
+    from ray._common.utils import resources_from_ray_options
+
+    from loraland.serving.app import _replica
+
+    options = _replica(SERVED, "storage")._bound_deployment.ray_actor_options
+    assert resources_from_ray_options(options) == REPLICA
     assert picked(config, [REPLICA]) == {"serve": 1}
-    assert picked(config, [{"GPU": 1, "accelerator_type:A100": 0.001}]) == {"serve": 1}
-    named = [TRIAL | {"accelerator_type:A10G": 0.001}] * 310
-    assert picked(config, named) == {"train": 8}
+    assert picked(config, [REPLICA] + [TRIAL] * 310) == {"serve": 1, "train": 8}
 
 
 def test_every_machine_installs_the_locked_versions_and_finds_the_storage(

@@ -20,6 +20,10 @@ PURE += [
     "engine.blocks",
     "engine.scheduler",
     "engine.residency",
+    "engine.books",
+    "engine.line",
+    "engine.refusals",
+    "engine.seats",
     "engine.settings",
     "engine.canary",
 ]
@@ -34,9 +38,25 @@ PURE += [
         "workload",
         "memory",
         "collapse",
+        "placement",
+        "judging",
+        "searched",
+        "standings",
     )
 ]
-PURE += ["lora.choice", "evaluation.scoring", "evaluation.published"]
+PURE += ["lora.choice", "analysis"]
+PURE += [
+    f"evaluation.{page}"
+    for page in (
+        "scoring",
+        "published",
+        "significance",
+        "comparison",
+        "leaderboard",
+        "leaderboard_formats",
+        "promotion",
+    )
+]
 
 
 def test_the_standard_library_s_platform_is_found_from_the_repository_root() -> None:
@@ -90,12 +110,13 @@ def test_arrows_between_packages_point_down_only() -> None:
         "tasks": set(),
         "bases": {"adapters"},  # model names
         "adapters": set(),
+        "analysis": {"tasks"},
         "training": {"tasks", "bases", "adapters", "lora"},
         "lora": {"bases", "adapters"},
         "engine": {"bases", "adapters", "lora"},
         "evaluation": {"tasks", "bases", "adapters", "engine"},
         "matrix": {"tasks", "bases", "adapters", "training", "evaluation"},
-        "serving": {"bases", "adapters", "engine", "tasks"},
+        "serving": {"bases", "adapters", "lora", "engine", "tasks"},
     }
     wrong = []
     for package, allowed in below.items():

@@ -18,17 +18,16 @@ from loraland import cli_matrix
 
 def main(
     space: Annotated[str, typer.Option(help="A shipped space, or the path of a YAML file.")],
-    fuse: Annotated[str, typer.Option(help="Cells that one trial trains at a time; auto.")] = "1",
-    devices: Annotated[int, typer.Option(help="Workers that train one cell.", min=1)] = 1,
-    strategy: Annotated[str, typer.Option(help="ddp, zero2 or zero3.")] = "ddp",
-    cpus: Annotated[float | None, typer.Option(help="CPU cores of a trial.")] = None,
-    gpus: Annotated[float | None, typer.Option(help="GPUs of a trial.")] = None,
-    log: Annotated[
-        str | None, typer.Option(help="mlflow[=URI] or wandb[=PROJECT] as well.")
-    ] = None,
+    fuse: cli_matrix.Fuse = "1",
+    devices: cli_matrix.Devices = 1,
+    strategy: cli_matrix.Strategy = "ddp",
+    cpus: cli_matrix.Cpus = None,
+    gpus: cli_matrix.Gpus = None,
+    accelerator: cli_matrix.Accelerator = None,
+    log: cli_matrix.Log = None,
 ) -> None:
     """Run the missing cells; prints what is done as JSON. Exits with 1 when a cell has failed."""
-    cli_matrix.matrix_run(space, fuse, devices, strategy, cpus, gpus, log, json_=True)
+    cli_matrix.matrix_run(space, fuse, devices, strategy, cpus, gpus, accelerator, log, json_=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,9 @@ import typer
 
 from loraland import settings
 from loraland.bases.catalogue import Precision, get_base
+from loraland.cli_analysis import analysis_app
 from loraland.cli_common import Json, open_storage, print_json, teaches
+from loraland.cli_evaluation import evaluation_app
 from loraland.cli_matrix import matrix_app
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # our own bars are enough
@@ -42,6 +44,8 @@ app.add_typer(tasks_app, name="tasks")
 app.add_typer(bases_app, name="bases")
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(matrix_app, name="matrix")
+app.add_typer(analysis_app)  # its commands stand beside the others
+app.add_typer(evaluation_app)
 
 Model = Annotated[str, typer.Argument(help="BASE/TASK, BASE/TASK:ALIAS or BASE/TASK@VERSION.")]
 
@@ -301,7 +305,8 @@ def serve(
     with ray_cluster(own=True) as ray:
         resources = default_resources(ray, cpus, gpus)
         err.print(f"loading {base} in {precision}", highlight=False)
-        with running_app(base, precision, host, port, resources) as url:
+        share = (resources.cpus, resources.gpus)
+        with running_app(base, precision, host, port, share) as url:
             err.print(
                 f"serving {base} and its adapters at {url}/v1; Ctrl-C ends it", highlight=False
             )

@@ -44,7 +44,8 @@ def run_demo(port: int = 0) -> None:
             outcomes = run_cells(cells, settings.storage_uri(), resources, progress.show)
         results = _require_all(outcomes)
         err.print("starting the server (Ray Serve, OpenAI API)", highlight=False)
-        with running_app(BASE, recipe.precision, "127.0.0.1", port, resources) as url:
+        share = (resources.cpus, resources.gpus)
+        with running_app(BASE, recipe.precision, "127.0.0.1", port, share) as url:
             client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
             for result in results:
                 _ask_both(client, result)

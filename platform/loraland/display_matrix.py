@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,11 +18,18 @@ from rich.progress import (
 from rich.table import Table
 
 from loraland.display import err
+from loraland.errors import LoraLandError
 from loraland.matrix.cell import FAILED, FINISHED, CellEvent
 from loraland.matrix.forecast import Forecast
-from loraland.matrix.ledger import CellStatus
+from loraland.matrix.ledger import CellStatus, State
+from loraland.matrix.searched import Tried
 
-SIGNS = {"done": "[green]#[/]", "failed": "[red]x[/]", "missing": "[dim].[/]"}
+SIGNS = {
+    "done": "[green]#[/]",
+    "failed": "[red]x[/]",
+    "missing": "[dim].[/]",
+    "lost": "[yellow]?[/]",
+}
 SHOWN = 8  # cells at work that have a line
 
 
@@ -78,16 +86,19 @@ class MatrixProgress:
 
 
 def status_line(name: str, statuses: Sequence[CellStatus]) -> str:
-    """`paper: 12/310 done, 3 failed`."""
-    done = sum(status.state == "done" for status in statuses)
-    failed = sum(status.state == "failed" for status in statuses)
-    return f"{name}: {done}/{len(statuses)} done" + (f", {failed} failed" if failed else "")
+    """`paper: 12/310 done, 3 failed, 1 lost`; the adapter of a lost cell is gone."""
+    count = Counter(status.state for status in statuses)
+    others: tuple[State, ...] = ("failed", "lost")
+    rest = "".join(f", {count[state]} {state}" for state in others if count[state])
+    return f"{name}: {count['done']}/{len(statuses)} done{rest}"
 
 
 def status_grid(statuses: Sequence[CellStatus]) -> Table:
     """A row per base, a sign per task in the space's order."""
     table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, caption="# done, x failed, . missing; tasks in order"
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        caption="# done, x failed, . missing, ? its adapter is gone; tasks in order",
     )
     table.add_column("base", no_wrap=True)
     table.add_column("tasks", no_wrap=True)
@@ -110,6 +121,12 @@ def failure_lines(statuses: Iterable[CellStatus], most: int = 20) -> list[str]:
         if status.failure is not None
     ]
     return lines + ([f"... and {len(failed) - most} more"] if len(failed) > most else [])
+
+
+def unjudged_lines(reasons: Iterable[LoraLandError]) -> list[str]:
+    """What the cells that cannot be judged here are told, with their number."""
+    count = Counter(reason.message for reason in reasons)
+    return [f"{n} cells cannot be judged here and will fail: {why}" for why, n in count.items()]
 
 
 def forecast_table(found: Forecast) -> Table:
@@ -139,7 +156,7 @@ def forecast_table(found: Forecast) -> Table:
     return table
 
 
-def search_table(tried: Sequence[Any]) -> Table:
+def search_table(tried: Sequence[Tried]) -> Table:
     """Configurations, the best first."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     names = list(tried[0].parameters)
@@ -148,5 +165,5 @@ def search_table(tried: Sequence[Any]) -> Table:
     for one in tried:
         values = [f"{v:.3g}" if isinstance(v, float) else str(v) for v in one.parameters.values()]
         loss = "failed" if one.validation_loss is None else f"{one.validation_loss:.4f}"
-        table.add_row(*values, loss, str(one.evaluations))
+        table.add_row(*values, loss, str(len(one.losses)))
     return table

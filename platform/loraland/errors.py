@@ -131,6 +131,12 @@ class MetricUnavailable(LoraLandError, LookupError):
     status, code = 422, "metric_unavailable"
 
 
+class SandboxUnavailable(LoraLandError, OSError):
+    """Generated programs cannot be confined on this machine, and are not run without that."""
+
+    status, code = 503, "sandbox_unavailable"
+
+
 class SamplesMissing(LoraLandError, FileNotFoundError):
     """A model has no stored samples to compute a score from."""
 

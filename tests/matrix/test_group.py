@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loraland.errors import DataRefused, TrainingDiverged, UnknownTask
+from loraland.errors import DataRefused, NotEnoughMemory, TrainingDiverged, UnknownTask
 from loraland.matrix import group as groups
-from loraland.matrix import run
+from loraland.matrix import run, work
 from loraland.matrix.cell import Cell, CellFailure, CellResult
 from loraland.matrix.collapse import Collapse
 from loraland.matrix.group import AUTO, Group, grouped, run_group
@@ -138,6 +140,52 @@ def test_a_diverged_run_is_tried_once_more_too(storage, monkeypatch):
     [found] = run_group(Group((cell(),)), storage, lambda e: None)
     assert found.marks == (RETRIED,) and isinstance(found.result, CellResult)
     assert Ledger(storage).status([cell()])[0].state == "done"
+
+
+def test_what_takes_a_whole_group_down_is_put_down_for_each_cell(storage, monkeypatch):
+    def load_base(*asked):
+        raise NotEnoughMemory("no room")
+
+    monkeypatch.setattr(work, "load_base", load_base)
+    cells = (cell(task="dates"), cell(task="topics"))
+    ended = list(run_group(Group(cells, 2), storage, lambda e: None))
+    assert all(isinstance(outcome.result.error, NotEnoughMemory) for outcome in ended)
+    assert [status.state for status in Ledger(storage).status(cells)] == ["failed"] * 2
+
+
+@pytest.mark.parametrize("fuse", [1, 3])
+def test_retries_load_a_base_only_when_that_of_the_others_is_gone(storage, monkeypatch, fuse):
+    """The tasks `dates` and `sql` go wrong at first, one of them with an error."""
+    held, most = [], []
+
+    def load_base(*asked):
+        gc.collect()
+        loaded = load(*asked)
+        held.append(weakref.ref(loaded.model))
+        most.append(sum(model() is not None for model in held))
+        return loaded
+
+    def trouble(asked, found, storage):
+        return None if asked.recipe != RECIPE or asked.task == "topics" else "went wrong"
+
+    def judged(work, *rest, **options):
+        if work.cell.task == "sql" and work.cell.recipe == RECIPE:
+            raise TrainingDiverged("the loss exploded")
+        return judge(work, *rest, **options)
+
+    load, judge = work.load_base, run._judged
+    monkeypatch.setattr(work, "load_base", load_base)
+    monkeypatch.setattr(run, "_judged", judged)
+    monkeypatch.setattr(groups, "_trouble", trouble)
+    cells = tuple(cell(task=task) for task in ("dates", "topics", "sql"))
+    groups_of = [Group(cells, fuse)] if fuse > 1 else [Group((one,)) for one in cells]
+    ended = [o for group in groups_of for o in run_group(group, storage, lambda e: None)]
+    assert set(most) == {1}
+    assert len(most) == (2 if fuse > 1 else 5)  # all retries of a group share one base
+    marks = {outcome.cell.task: outcome.marks for outcome in ended}
+    assert marks == {"dates": (RETRIED,), "topics": (), "sql": (RETRIED,)}
+    records = Ledger(storage).results(cells)
+    assert {c.task: records[c.id].attempts for c in cells} == {"dates": 2, "topics": 1, "sql": 2}
 
 
 def test_the_stored_answers_of_a_collapsed_adapter_tell(storage):

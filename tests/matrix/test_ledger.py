@@ -53,6 +53,13 @@ def result(cell: Cell, mean: float = 0.75) -> CellResult:
     )
 
 
+def publish(storage: Storage, *cells: Cell, version: str = "0123456789ab") -> None:
+    """What a listing shows of the adapters of these cells."""
+    for cell in cells:
+        place = f"adapters/{cell.base_name}/{cell.task}/versions/{version}/card.json"
+        storage.write(place, b"{}")
+
+
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
     return Storage.open(str(tmp_path / "storage"))
@@ -82,6 +89,7 @@ def states(found: list[CellStatus]) -> list[str]:
 def test_a_cell_is_missing_then_failed_then_done(storage_uri: str) -> None:
     storage = Storage.open(storage_uri)
     ledger = Ledger(storage)
+    publish(storage, CELL)
     assert ledger.status([CELL]) == [CellStatus(CELL, "missing")]
     ledger.record_failure(CELL, DataRefused("two rows overlap"), attempts=2)
     [failed] = ledger.status([CELL])
@@ -101,27 +109,30 @@ def test_a_cell_is_missing_then_failed_then_done(storage_uri: str) -> None:
 
 def test_a_failure_after_a_result_changes_nothing(storage: Storage) -> None:
     ledger = Ledger(storage)
+    publish(storage, CELL)
     ledger.record_result(CELL, result(CELL), seconds=1)
     ledger.record_failure(CELL, DataRefused("too late"))
     assert ledger.status([CELL]) == [CellStatus(CELL, "done")]
 
 
-def test_the_status_of_310_cells_takes_one_listing_and_reads_failures_only(
+def test_the_status_of_310_cells_takes_a_listing_per_base_and_reads_failures_only(
     storage: Storage, calls: dict[str, int]
 ) -> None:
     space, ledger = load_space("rehearsal"), Ledger(storage)
     for cell in space.cells[:40]:
         ledger.record_result(cell, result(cell), seconds=1)
+    publish(storage, *space.cells[:40])
     for cell in space.cells[35:45]:
         ledger.record_failure(cell, DataRefused("no"))
     calls.clear()
     found = ledger.status(space.cells)
     assert states(found) == ["done"] * 40 + ["failed"] * 5 + ["missing"] * 265
-    assert calls == {"walk": 1, "read": 5}
+    assert calls == {"walk": 1 + 2, "read": 5}  # the adapters of both bases that have results
 
 
 def test_cells_of_other_spaces_do_not_disturb(storage: Storage) -> None:
     ledger = Ledger(storage)
+    publish(storage, CELL)
     ledger.record_result(replace(CELL, seed=1), result(CELL), seconds=1)
     assert states(ledger.status([CELL, replace(CELL, seed=1)])) == ["missing", "done"]
 
@@ -140,12 +151,51 @@ def test_a_record_that_was_damaged_is_named(storage: Storage) -> None:
     storage.write(f"cells/{CELL.id}/result.json", b'{"format": 1, "label": 3}')
     with pytest.raises(StorageCorrupt, match=rf"cells/{CELL.id}/result.json is not a record"):
         ledger.results([CELL])
+    publish(storage, CELL)
     assert states(ledger.status([CELL])) == ["done"]
+
+
+def test_a_cell_whose_adapter_is_gone_is_lost_and_left_to_be_run(storage_uri: str) -> None:
+    storage = Storage.open(storage_uri)
+    ledger, other = Ledger(storage), replace(CELL, task="topics")
+    for cell in (CELL, other):
+        ledger.record_result(cell, result(cell), seconds=1)
+    publish(storage, other)
+    publish(storage, CELL, version="ffffffffffff")  # of another recipe
+    assert states(ledger.status([CELL, other])) == ["lost", "done"]
+    assert ledger.left([CELL, other]) == [CELL]
+    assert set(ledger.results([CELL, other])) == {CELL.id, other.id}  # what was measured stays
+    again = result(CELL)._replace(model=f"{CELL.label}@ffffffffffff")
+    ledger.record_result(CELL, again, seconds=1)
+    assert states(ledger.status([CELL])) == ["done"]
+    assert [name for name in storage.names(f"cells/{CELL.id}") if "adapter" in name] == [
+        "adapter-ffffffffffff"
+    ]
+
+
+def test_a_lost_cell_that_fails_when_it_is_run_again_has_failed(storage: Storage) -> None:
+    ledger = Ledger(storage)
+    ledger.record_failure(CELL, DataRefused("before it was done"))
+    ledger.record_result(CELL, result(CELL), seconds=1)
+    assert states(ledger.status([CELL])) == ["lost"]
+    ledger.record_failure(CELL, DataRefused("the rows have changed"))
+    [status] = ledger.status([CELL])
+    assert status.state == "failed" and status.failure is not None
+    assert status.failure.message == "the rows have changed"
+
+
+def test_a_record_that_was_killed_before_its_end_is_made_again(storage: Storage) -> None:
+    ledger = Ledger(storage)
+    ledger.record_result(CELL, result(CELL), seconds=1)
+    storage.write(f"cells/{CELL.id}/adapter-ffffffffffff", b"")  # as far as it came
+    publish(storage, CELL, version="ffffffffffff")
+    assert states(ledger.status([CELL])) == ["lost"]
 
 
 def test_a_forgotten_cell_is_missing_again(storage: Storage) -> None:
     ledger = Ledger(storage)
     other = replace(CELL, seed=1)
+    publish(storage, CELL)
     for cell in (CELL, other):
         ledger.record_result(cell, result(cell), seconds=1)
     ledger.forget([CELL])
@@ -157,7 +207,9 @@ def test_a_forgotten_cell_is_missing_again(storage: Storage) -> None:
 def test_a_result_wins_over_failures_in_whatever_order_they_come(
     tmp_path_factory: pytest.TempPathFactory, events: list[tuple[int, str]]
 ) -> None:
-    ledger = Ledger(Storage.open(str(tmp_path_factory.mktemp("ledger"))))
+    storage = Storage.open(str(tmp_path_factory.mktemp("ledger")))
+    ledger = Ledger(storage)
+    publish(storage, CELL)
     cells = [replace(CELL, seed=seed) for seed in range(4)]
     for seed, kind in events:
         if kind == "result":

@@ -44,7 +44,7 @@ def test_the_paper_is_the_310_cells_of_the_report_under_its_recipe() -> None:
     report = get_recipe("report", overlap="drop")
     assert {cell.recipe for cell in space.cells} == {report}
     assert {cell.data for cell in space.cells} == {"real"}
-    assert set(space.demands.values()) == {Demand(8, 1)}
+    assert set(space.demands.values()) == {Demand(8, 1, accelerator="A10G")}
 
 
 def test_the_rehearsal_is_the_paper_on_tiny_bases_in_two_updates() -> None:
@@ -97,8 +97,8 @@ rules:
   - {where: {base: gemma-*}, recipe: {learning_rate: 1.0e-4}, max_examples: null}
   - {where: {base: gemma-7b, task: [dates, viggo]}, recipe: {learning_rate: 5.0e-5}, seed: 3}
 resources:
-  "*": {cpus: 4, gpus: 1}
-  gemma-7b: {cpus: 8}
+  "*": {cpus: 4, gpus: 1, accelerator: A10G}
+  gemma-7b: {cpus: 8, accelerator: A100, memory_gib: 40}
 """,
         "space.yaml",
     )
@@ -115,9 +115,9 @@ resources:
     assert (large.seed, large.max_examples) == (3, None)
     assert cells["gemma-7b", "topics"].recipe == small.recipe
     assert space.demands == {
-        "smollm2-135m": Demand(4, 1),
-        "gemma-2b": Demand(4, 1),
-        "gemma-7b": Demand(8, 1),
+        "smollm2-135m": Demand(4, 1, None, "A10G"),
+        "gemma-2b": Demand(4, 1, None, "A10G"),
+        "gemma-7b": Demand(8, 1, 40, "A100"),
     }
 
 
@@ -190,6 +190,8 @@ def test_a_search_names_fields_and_values_that_a_recipe_can_have() -> None:
         ("name: [", "is not YAML"),
         ("name: x", "bases: Field required"),
         (SMALL + "rules: [{where: {}, max_examples: 1}]", "rules.0.max_examples"),
+        (SMALL + 'resources: {"*": {gpus: 0, accelerator: A10G}}', "an accelerator is a GPU"),
+        (SMALL + 'resources: {"*": {memory: 4}}', "did you mean 'memory_gib'?"),
     ],
 )
 def test_files_of_another_shape_are_refused_with_the_reason(text: str, reason: str) -> None:
@@ -226,9 +228,23 @@ def test_a_cell_is_known_by_what_is_asked_for_and_not_by_how_it_is_named() -> No
     assert len({cell.id, *(other.id for other in others)}) == 8
 
 
+def test_folders_of_one_name_are_two_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = Cell("./mine", "dates", get_recipe("quick"))
+    there = replace(here, base=str(tmp_path / "elsewhere" / "mine"))
+    assert here.label == there.label and here.id != there.id
+    assert here.id == replace(here, base=str(tmp_path / "mine")).id
+    assert here.id == Cell.from_json(here.located().to_json()).id  # as a worker sees it
+
+
 def test_the_run_key_of_a_real_cell_is_what_it_always_was() -> None:
     cell, task = Cell("smollm2-135m", "dates", get_recipe("quick")), get_task("dates")
     real = run_key(cell, task, "base", "tokenizer", "data", "test")
     made_up = run_key(replace(cell, data="rehearsal"), task, "base", "tokenizer", "data", "test")
     assert real == KEY_BEFORE_REHEARSALS
     assert made_up != real
+    facts = cell, task, "base", "tokenizer", "data", "test"
+    others = [run_key(*facts, loop) for loop in ("fused", "parallel")]
+    others.append(run_key(*facts, products="onednn"))
+    assert run_key(*facts, "plain", "torch") == real
+    assert len({real, made_up, *others}) == 5

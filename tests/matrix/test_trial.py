@@ -15,6 +15,7 @@ import psutil
 import pyarrow as pa
 import pytest
 import torch
+import yaml
 from pyarrow import parquet
 
 from loraland.adapters.registry import Registry
@@ -30,6 +31,21 @@ from loraland.training.recipe import get_recipe
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).resolve().parents[2]
+SPACE = {
+    "name": "job",
+    "bases": ["tiny-mistral-7b"],
+    "tasks": ["viggo", "legal"],
+    "data": "rehearsal",
+    "recipe": "report",
+    "changes": {
+        "precision": "fp32", "learning_rate": 0.01, "warmup_share": 0.0, "examples_seen": 8,
+        "examples_per_update": 4, "gradient_checkpointing": False, "evaluate_every": 1,
+    },
+    "max_examples": 12,
+    "max_items": 2,
+    "resources": {"*": {"cpus": 1, "gpus": 0}},
+    "retry_collapsed": False,
+}  # fmt: skip
 RECIPE = get_recipe("quick", precision="fp32", learning_rate=0.01, checkpoint_every=1)
 
 
@@ -49,6 +65,7 @@ def trial_processes() -> list[psutil.Process]:
     return [p for p in children if "ImplicitFunc" in " ".join(p.cmdline())]
 
 
+@pytest.mark.slow
 def test_trials_give_what_the_plain_function_gives_and_tell_how_far_they_are(
     ray_cluster: Any, cell: Cell, tmp_path: Path
 ) -> None:
@@ -75,6 +92,7 @@ def test_trials_give_what_the_plain_function_gives_and_tell_how_far_they_are(
     assert published == {model_of(outcomes[0]), model_of(outcomes[1])}
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_is_killed_is_retried_and_ends_the_same(
     ray_cluster: Any, cell: Cell, tmp_path: Path
 ) -> None:
@@ -93,6 +111,7 @@ def test_a_trial_whose_process_is_killed_is_retried_and_ends_the_same(
     assert model_of(again) == model_of(whole)
 
 
+@pytest.mark.slow
 def test_refusals_are_not_retried(
     ray_cluster: Any, cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +128,7 @@ def test_refusals_are_not_retried(
     assert sum(event.stage == "data" for event in events) == 1
 
 
+@pytest.mark.slow
 def test_a_task_without_data_names_the_places_tried(
     ray_cluster: Any, cell: Cell, tmp_path: Path
 ) -> None:
@@ -134,6 +154,7 @@ def test_a_trial_gets_a_whole_node_by_default_and_never_more(ray_cluster: Any) -
             default_resources(ray, **asked)
 
 
+@pytest.mark.slow
 def test_relative_places_mean_the_caller_s_folder(
     ray_cluster: Any, cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,32 +178,60 @@ def test_relative_places_mean_the_caller_s_folder(
     assert card.data.source.startswith("parquet:")
 
 
-def test_a_job_submitted_from_the_checkout_trains_and_is_in_the_job_list(
-    ray_cluster: Any, tiny_folders: dict[str, Path], tmp_path: Path
-) -> None:
-    address = f"http://{ray_cluster.dashboard_url}"
-    storage = tmp_path / "storage"
-    places = {"LORALAND_STORAGE": str(storage), "LORALAND_CACHE": str(tmp_path / "cache")}
+def submit(address: str, name: str, places: dict[str, str], *entry: str) -> Any:
+    """`ray job submit` of this checkout, followed to its end."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit"]
     command += ["--address", address, "--working-dir", str(ROOT)]
     command += ["--runtime-env-json", json.dumps({"env_vars": places})]
-    command += ["--submission-id", "finetune-test", "--", sys.executable]
-    command += ["-m", "train_jobs.finetune", "--base", str(tiny_folders["llama"])]
-    command += ["--task", "dates", "--max-examples", "60", "--max-items", "5", "--cpus", "1"]
+    command += ["--submission-id", name, "--", sys.executable, "-m", *entry]
     for _ in range(12):
         done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
         if "No available agent" not in done.stderr:  # the job agent starts after the cluster
             break
         time.sleep(5)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    [entry] = Registry(Storage.open(str(storage))).list()
-    assert str(entry.name) in done.stdout
-    listed = subprocess.run(
-        [sys.executable, "-m", "ray.scripts.scripts", "job", "list", "--address", address],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=True,
-    )
-    assert "finetune-test" in listed.stdout
-    assert "SUCCEEDED" in listed.stdout
+    return done
+
+
+def jobs(address: str) -> str:
+    """What `ray job list` says."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "job", "list", "--address", address]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=100, check=True
+    ).stdout  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_job_submitted_from_the_checkout_trains_and_is_in_the_job_list(
+    ray_cluster: Any, tiny_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    address = f"http://{ray_cluster.dashboard_url}"
+    storage = tmp_path / "storage"
+    places = {"LORALAND_STORAGE": str(storage), "LORALAND_CACHE": str(tmp_path / "cache")}
+    entry = ["train_jobs.finetune", "--base", str(tiny_folders["llama"]), "--task", "dates"]
+    entry += ["--max-examples", "60", "--max-items", "5", "--cpus", "1"]
+    done = submit(address, "finetune-test", places, *entry)
+    [published] = Registry(Storage.open(str(storage))).list()
+    assert str(published.name) in done.stdout
+    listed = jobs(address)
+    assert "finetune-test" in listed
+    assert "SUCCEEDED" in listed
+
+
+@pytest.mark.slow
+def test_a_space_is_run_as_a_job_and_a_second_job_finds_nothing_to_do(
+    ray_cluster: Any, tmp_path: Path
+) -> None:
+    address = f"http://{ray_cluster.dashboard_url}"
+    space = tmp_path / "space.yaml"
+    space.write_text(yaml.safe_dump(SPACE))
+    storage = tmp_path / "storage"
+    places = {"LORALAND_STORAGE": str(storage), "LORALAND_CACHE": str(tmp_path / "cache")}
+    entry = ["train_jobs.matrix", "--space", str(space), "--fuse", "2"]
+    first = submit(address, "matrix-test", places, *entry)
+    assert '"done": 2' in first.stdout and '"failed": []' in first.stdout
+    published = Registry(Storage.open(str(storage))).list()
+    assert {entry.name.task for entry in published} == {"viggo", "legal"}
+    second = submit(address, "matrix-test-again", places, *entry)
+    assert '"ran": 0' in second.stdout and '"done": 2' in second.stdout
+    assert "matrix-test" in jobs(address)

@@ -27,6 +27,11 @@ def grade(task_name: str, output: str, target: str, **row: object) -> Grade:
     return grader_for(get_task(task_name)).grade(output, Item("prompt:", target, row))
 
 
+def strictly(task_name: str, output: str, target: str, **row: object) -> Grade:
+    """The headline alone."""
+    return replace(grade(task_name, output, target, **row), secondary={})
+
+
 def gold_item(task: Task) -> Item:
     """An item with a gold answer that the task's grader reads."""
     if task.generator is not None:
@@ -41,7 +46,9 @@ def test_the_gold_answer_scores_exactly_one(task: Task) -> None:
 
 
 @pytest.mark.parametrize(
-    "task", {task.metric: task for task in GRADED}.values(), ids=lambda task: task.metric
+    "task",
+    {(task.metric, task.secondary, task.lenient): task for task in GRADED}.values(),
+    ids=lambda task: task.name,
 )
 def test_no_text_makes_a_grader_raise_or_leave_the_unit_interval(task: Task) -> None:
     grader, item = grader_for(task), gold_item(task)
@@ -73,19 +80,20 @@ def test_no_text_makes_a_grader_raise_or_leave_the_unit_interval(task: Task) -> 
         ]
     )
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(st.one_of(st.text(), st.lists(pieces, max_size=8).map("".join)))
     def judge(output: str) -> None:
-        parsed, score = grader.grade(output, item)
-        assert 0.0 <= score <= 1.0
-        assert parsed is not None or score == 0.0
-        assert grader.grade(output, item) == (parsed, score)
+        grade = grader.grade(output, item)
+        assert 0.0 <= grade.score <= 1.0
+        assert all(0.0 <= score <= 1.0 for score in grade.secondary.values())
+        assert grade.parsed is not None or grade.score == 0.0
+        assert grader.grade(output, item) == grade
 
     judge()
 
 
 def test_code_is_not_run_and_no_other_number_is_given() -> None:
-    with pytest.raises(MetricUnavailable, match="running generated code is not enabled"):
+    with pytest.raises(MetricUnavailable, match="LORALAND_RUN_CODE=1"):
         grader_for(get_task("magicoder"))
 
 
@@ -108,24 +116,25 @@ def test_a_gold_answer_that_the_grader_cannot_read_shows_in_the_gold_score() -> 
 class TestLabels:
     @pytest.mark.parametrize("output", ["Film", " film\n", "FILM", "Film."])
     def test_case_space_and_one_period_are_allowed(self, output: str) -> None:
-        assert grade("dbpedia", output, "Film") == Grade("Film", 1.0)
+        assert grade("dbpedia", output, "Film") == Grade("Film", 1.0, {"lenient": 1.0})
 
     def test_another_label_is_readable_and_wrong(self) -> None:
-        assert grade("dbpedia", "Album", "Film") == Grade("Album", 0.0)
+        assert grade("dbpedia", "Album", "Film") == Grade("Album", 0.0, {"lenient": 0.0})
 
     @pytest.mark.parametrize(
         "output",
         ["", "Film..", "a Film", "Film or Album", "Film, surely", "Fil", "Filmography", "."],
     )
     def test_rambling_is_unreadable(self, output: str) -> None:
-        assert grade("dbpedia", output, "Film") == Grade(None, 0.0)
+        assert strictly("dbpedia", output, "Film") == Grade(None, 0.0)
 
     def test_a_digit_inside_an_answer_does_not_count(self) -> None:
         assert grade("hellaswag", "Ending 3 of 4", "3").parsed is None
         assert grade("hellaswag", "3", "3").score == 1.0
 
     def test_longer_labels_are_not_taken_for_shorter_ones(self) -> None:
-        assert grade("covid", "Extremely Positive", "Positive") == Grade("Extremely Positive", 0.0)
+        found = strictly("covid", "Extremely Positive", "Positive")
+        assert found == Grade("Extremely Positive", 0.0)
 
     def test_a_boolean_word_is_not_the_label(self) -> None:
         assert grade("boolq", "true", "True").score == 1.0
@@ -152,7 +161,7 @@ class TestNumbers:
         assert grade("gsm8k", output, target).score == score
 
     def test_no_number_is_unreadable(self) -> None:
-        assert grade("gsm8k", "four", "#### 4") == Grade(None, 0.0)
+        assert strictly("gsm8k", "four", "#### 4") == Grade(None, 0.0)
 
     @pytest.mark.parametrize(
         ("output", "score"), [("3.8", 1.0), ("3.8.", 1.0), ("0", 0.24), ("5", 0.76), (" 4.8 ", 0.8)]
@@ -164,7 +173,7 @@ class TestNumbers:
         "output", ["", "5.1", "-1", "about 3", "3 of 5", "nan", "inf", "1e0", "3,8"]
     )
     def test_what_is_no_number_of_the_scale_is_unreadable(self, output: str) -> None:
-        assert grade("glue_stsb", output, "3.8") == Grade(None, 0.0)
+        assert strictly("glue_stsb", output, "3.8") == Grade(None, 0.0)
 
 
 class TestRouge:

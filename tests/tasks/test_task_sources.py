@@ -11,7 +11,7 @@ import pytest
 from loraland import settings
 from loraland.errors import InvalidConfiguration, SourceUnavailable
 from loraland.tasks.catalogue import generated_tasks, get_task, report_tasks
-from loraland.tasks.grading import gold_score
+from loraland.tasks.grading import Judged, grader_for, over_all
 from loraland.tasks.sources import GENERATED_ROWS, fingerprint, load_split
 from loraland.tasks.task import HubSource, Task
 
@@ -288,6 +288,8 @@ class TestHub:
         task = replace(task, evaluation=replace(task.evaluation, hub=there))
         split = load_split(task, "test", limit=None)
         assert split.task.target == "canonical_solution"
+        assert split.rows[0]["test"] == "t"  # a hidden column is kept where it is
+        assert "entry_point" not in split.rows[0]
         assert split.items()[0].target == "return 1"
         assert "def f():" in split.items()[0].prompt
 
@@ -314,5 +316,10 @@ def test_every_real_gold_answer_scores_one_and_is_not_cut(
     assert items
     assert not any(end in item.target for item in items for end in task.stop)
     assert not any(item.prompt != item.prompt.rstrip() for item in items)
-    if task.metric != "humaneval":
-        assert gold_score(task, items) == 1.0
+    if task.metric == "humaneval":
+        return  # tests/evaluation/test_sandbox.py runs these
+    grader = grader_for(task)
+    answers = [Judged(item, item.target, grader.grade(item.target, item)) for item in items]
+    assert [a.grade.score for a in answers] == [1.0] * len(items)
+    assert not [a for a in answers if any(value < 1.0 for value in a.grade.secondary.values())]
+    assert over_all(task, answers) == pytest.approx(dict.fromkeys(over_all(task, answers), 1.0))

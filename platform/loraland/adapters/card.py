@@ -86,6 +86,24 @@ class Canary(_Part):
         return self
 
 
+class SecondaryScore(_Part):
+    """A score beside the headline, of adapter and base on the same items.
+
+    Some are means over answers, 0 to 1, with intervals; some are of all answers together, on a
+    scale of their own (a correlation: -1 to 1), without. None where a score is not defined.
+    """
+
+    value: float | None  # of the adapter
+    low: float | None
+    high: float | None
+    base_value: float | None
+    base_low: float | None
+    base_high: float | None
+    lift: float | None  # value - base_value
+    lift_low: float | None  # paired interval
+    lift_high: float | None
+
+
 class Score(_Part):
     """What an adapter and its base reach on the same held-out items, with intervals.
 
@@ -107,6 +125,7 @@ class Score(_Part):
     unparsable: NonNegativeInt  # of the adapter's answers
     base_unparsable: NonNegativeInt
     failures: NonNegativeInt  # answers of either that did not come (error, timeout)
+    secondary: dict[str, SecondaryScore] = Field(default_factory=dict)  # by name
     confidence: float = Field(gt=0, lt=1)  # of all intervals, e.g. 0.95
     samples: str  # path of the adapter's samples (Parquet) below the storage root
     base_samples: str  # path of the base's samples

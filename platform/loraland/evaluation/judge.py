@@ -16,15 +16,13 @@ from typing import Any
 
 from loraland.adapters.card import Score
 from loraland.bases.loading import LoadedBase
-from loraland.engine.batched import BatchedEngine
+from loraland.engine.making import make_engine
 from loraland.engine.protocol import Engine
-from loraland.engine.reference import ReferenceEngine
 from loraland.engine.settings import EngineLimits
 from loraland.engine.text import stop_token_ids
-from loraland.errors import BaseUnavailable
 from loraland.evaluation.answering import Model, answer
 from loraland.evaluation.samples import Sample, write_samples
-from loraland.evaluation.scoring import regrade
+from loraland.evaluation.scoring import regrade, require_gradable
 from loraland.storage import Storage
 from loraland.tasks.sources import Split
 from loraland.tasks.task import Item, Task
@@ -101,8 +99,10 @@ def judge(
     """Ask the base and the adapter in `folder` every item, store the samples, and score them.
 
     A model whose samples are stored already is not asked again. `fresh` asks both, and stores the
-    answers beside the others. Raises EngineFailed, EngineStopped; then nothing is stored.
+    answers beside the others. Raises EngineFailed, EngineStopped; then nothing is stored. Raises
+    MetricUnavailable or SandboxUnavailable, before any is asked, when answers could not be graded.
     """
+    require_gradable(exam.task, exam.items)
     places: dict[Model, str] = {
         model: exam.fresh_path(version, model) if fresh else exam.path(model)
         for model in (None, version)
@@ -149,10 +149,7 @@ async def _ask(
 
 
 def _engine(base: LoadedBase) -> Engine:
-    """The batched engine, and for a base that cannot attend over blocks the reference engine."""
+    """An engine that takes any adapter; for a base without attention over blocks the plain one."""
     kv_tokens = max(KV_TOKENS, base.entry.context_tokens)
     limits = EngineLimits(rows=BATCH, waiting=100_000, slots=1, max_rank=512, kv_tokens=kv_tokens)
-    try:
-        return BatchedEngine.of(base, limits)
-    except BaseUnavailable:
-        return ReferenceEngine.of(base, max_batch=BATCH)
+    return make_engine(base, limits, kind="any")

@@ -11,9 +11,8 @@ from pathlib import Path
 from loraland.adapters.card import Card
 from loraland.adapters.names import ModelName
 from loraland.adapters.registry import Registry
-from loraland.bases.expansion import expand_for_inference
+from loraland.bases.inference import prepare_for_inference
 from loraland.bases.loading import find_base, load_base
-from loraland.bases.products import speed_up
 from loraland.errors import AdapterRejected
 from loraland.evaluation.judge import Exam, OnAnswer, judge
 from loraland.evaluation.published import Evaluation, newest_score
@@ -47,8 +46,7 @@ def evaluate_model(
     split = load_split(task, "test", limit=limit)
     loaded = load_base(find_base(base or card.base), card.precision)
     _require_base(card, resolved, loaded.fingerprint)
-    expand_for_inference(loaded)
-    speed_up(loaded)
+    prepare_for_inference(loaded)
     exam = Exam.of(task, split, card.base, card.base_fingerprint, card.precision)
     with tempfile.TemporaryDirectory(prefix="loraland-") as place:
         folder = registry.fetch(resolved, Path(place))

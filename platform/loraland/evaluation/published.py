@@ -27,6 +27,8 @@ class Evaluation(NamedTuple):
         # Where the answers and the data lie is no part of a score; the data's fingerprint is in the
         # key of the samples.
         aside = {"created", "samples", "base_samples", "data_source"}
+        if not self.stored.secondary:  # made when there were none
+            aside.add("secondary")
         return self.computed.model_dump(exclude=aside) == self.stored.model_dump(exclude=aside)
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -34,6 +34,7 @@ class Sample:
     prompt_tokens: int
     tokens: int  # generated
     ms: float  # from submission to the last token
+    secondary: Mapping[str, float] = field(default_factory=dict)  # scores beside it, in [0, 1]
 
 
 _SCHEMA = pa.schema(
@@ -50,6 +51,7 @@ _SCHEMA = pa.schema(
         ("prompt_tokens", pa.int64()),
         ("tokens", pa.int64()),
         ("ms", pa.float64()),
+        ("secondary", pa.string()),  # JSON: the names differ from task to task
     ]
 )
 
@@ -58,7 +60,11 @@ def write_samples(
     storage: Storage, path: str, samples: Sequence[Sample], stamp: dict[str, Any]
 ) -> None:
     """Store samples; a stamp of what made them goes into the file's metadata."""
-    table = pa.Table.from_pylist([asdict(sample) for sample in samples], schema=_SCHEMA)
+    rows = [
+        asdict(sample) | {"secondary": json.dumps(dict(sample.secondary), sort_keys=True)}
+        for sample in samples
+    ]
+    table = pa.Table.from_pylist(rows, schema=_SCHEMA)
     table = table.replace_schema_metadata({b"loraland": json.dumps(stamp, sort_keys=True).encode()})
     buffer = io.BytesIO()
     parquet.write_table(table, buffer, compression="zstd")
@@ -76,4 +82,7 @@ def read_samples(storage: Storage, path: str) -> tuple[list[Sample], dict[str, A
         ) from None
     table = parquet.read_table(io.BytesIO(content))
     stamp = json.loads((table.schema.metadata or {}).get(b"loraland", b"{}"))
-    return [Sample(**row) for row in table.to_pylist()], stamp
+    rows = [
+        row | {"secondary": json.loads(row.get("secondary", "{}"))} for row in table.to_pylist()
+    ]
+    return [Sample(**row) for row in rows], stamp

@@ -39,10 +39,10 @@ class Cell:
     def id(self) -> str:
         """16 hex digits over what is asked for, by which the ledger knows a cell.
 
-        The recipe's name is left out, and of a local base all but its folder's name: the same cell
-        from another working directory is the same.
+        The recipe's name is left out; a local base counts by its whole path, since folders of one
+        name may hold different models.
         """
-        asked = self.to_json() | {"base": self.base_name}
+        asked = self.located().to_json()
         asked["recipe"].pop("name")
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -60,11 +60,9 @@ class Cell:
 
     def located(self) -> Cell:
         """The same cell for another working directory: a path made absolute."""
-        return (
-            replace(self, base=str(Path(self.base).expanduser().resolve()))
-            if (self.has_local_base)
-            else self
-        )
+        if not self.has_local_base:
+            return self
+        return replace(self, base=str(Path(self.base).expanduser().resolve()))
 
     @property
     def label(self) -> str:
@@ -123,8 +121,17 @@ def run_key(
     data_fingerprint: str,
     test_fingerprint: str,
     loop: Loop = "plain",
+    products: str = "torch",
 ) -> str:
-    """16 hex digits over all that decides which adapter comes out."""
+    """16 hex digits over all that is fixed when a run begins and decides which adapter comes out.
+
+    `products` is what its matrices are multiplied with: a run never goes on with others.
+
+    Not in it are the number of workers of a parallel run and how they share their work: a run
+    goes on, from the same checkpoint and so under the same key, with as many workers as there are
+    by then. With dropout the adapter depends on them, since each worker draws masks of its own; its
+    card names all that took part. The first adapter that comes out is the adapter of the run.
+    """
     decides = {
         "format": FORMAT,
         "base": base_fingerprint,
@@ -141,4 +148,6 @@ def run_key(
         decides["rows"] = cell.data
     if loop != "plain":
         decides["loop"] = loop
+    if products != "torch":
+        decides["products"] = products
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,10 +1,12 @@
 """What a study has done: a record per cell in storage, that a plan is made from.
 
-    cells/<id>/result.json     a finished cell: its score, its adapter's name, how it came about
-    cells/<id>/failure.json    why a cell could not be finished, the last time it was tried
+    cells/<id>/result.json        a finished cell: its score, its adapter's name, how it came about
+    cells/<id>/adapter-<version>  an empty mark, so that a listing tells which adapter that is
+    cells/<id>/failure.json       why a cell could not be finished, the last time it was tried
 
-A result wins over a failure. Knows cells and storage; never looks at a hub, weights, data or Ray,
-and does not ask the registry whether an adapter is still there (`run_cell` does).
+A result wins over a failure. A finished cell whose adapter is no longer in the registry is lost: it
+is run again, and has failed when that fails. Knows cells, storage and how the registry lays out its
+files; never looks at a hub, weights, data or Ray.
 """
 
 from __future__ import annotations
@@ -16,16 +18,18 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
 
+from loraland.adapters import layout
 from loraland.adapters.card import Score, utc_now
+from loraland.adapters.names import ModelName
 from loraland.errors import LoraLandError, StorageCorrupt
 from loraland.matrix.cell import Cell, CellResult
 from loraland.storage import Storage
 
 FOLDER = "cells"
-RESULT, FAILURE = "result.json", "failure.json"
+RESULT, FAILURE, MARK = "result.json", "failure.json", "adapter-"
 READERS = 16  # records that are read at once: on an object store each takes a request or two
 
-State = Literal["done", "failed", "missing"]
+State = Literal["done", "failed", "missing", "lost"]  # lost: done, but its adapter is gone
 COLLAPSED = "collapsed"  # mark: the result is that of a collapsed run
 RETRIED = "retried"  # mark: a first run collapsed, and this is the second, at a lower rate
 
@@ -93,7 +97,11 @@ class Ledger:
         marks: Sequence[str] = (),
         attempts: int = 1,
     ) -> CellRecord:
-        """Put down that a cell is done. `cell` is the one of the space, also after a retry."""
+        """Put down that a cell is done. `cell` is the one of the space, also after a retry.
+
+        Killed in between, either it is not done or its marks name an adapter that is gone, and it
+        is run again.
+        """
         record = CellRecord(
             label=cell.label,
             cell=cell.to_json(),
@@ -106,7 +114,12 @@ class Ledger:
             warnings=result.warnings,
             finished=utc_now(),
         )
+        mark = f"{MARK}{ModelName.parse(result.model).version}"
+        self._storage.write(_place(cell, mark), b"")
         self._storage.write_json(_place(cell, RESULT), record.model_dump(mode="json"))
+        for name in self._storage.names(f"{FOLDER}/{cell.id}"):
+            if name == FAILURE or (name.startswith(MARK) and name != mark):
+                self._storage.delete(_place(cell, name))  # of what this result replaces
         return record
 
     def record_failure(self, cell: Cell, error: LoraLandError, *, attempts: int = 1) -> None:
@@ -124,32 +137,53 @@ class Ledger:
     def status(self, cells: Sequence[Cell]) -> list[CellStatus]:
         """Where each cell stands, in their order.
 
-        One listing for all, and one reading for each that failed. Raises StorageCorrupt.
+        One listing for all, one for the adapters of each base, and one reading for each cell that
+        failed. Raises StorageCorrupt.
         """
-        there = set(self._storage.walk(FOLDER))
-        states = [_state(cell, there) for cell in cells]
-        failed = [cell for cell, state in zip(cells, states, strict=True) if state == "failed"]
+        states = self._states(cells)
+        failed = [cell for cell in cells if states[cell.id] == "failed"]
         reasons = self._read_all(failed, FAILURE, FailureRecord)
-        return [
-            CellStatus(cell, state, reasons.get(cell.id) if state == "failed" else None)
-            for cell, state in zip(cells, states, strict=True)
-        ]
+        return [CellStatus(cell, states[cell.id], reasons.get(cell.id)) for cell in cells]
 
     def left(self, cells: Sequence[Cell]) -> list[Cell]:
-        """The cells without a result, those that failed before among them, in their order."""
-        there = set(self._storage.walk(FOLDER))
-        return [cell for cell in cells if _state(cell, there) != "done"]
+        """The cells that are not done, those that failed or were lost among them, in their order.
+
+        Two listings, of which one is repeated for each base.
+        """
+        states = self._states(cells)
+        return [cell for cell in cells if states[cell.id] != "done"]
 
     def results(self, cells: Sequence[Cell]) -> dict[str, CellRecord]:
-        """The records of those cells that are done, by the cell's id. Raises StorageCorrupt."""
+        """The records of cells that have a result, by the cell's id; those of lost cells too.
+
+        What was measured stays true when its adapter was deleted. Raises StorageCorrupt.
+        """
         there = set(self._storage.walk(FOLDER))
-        done = [cell for cell in cells if _state(cell, there) == "done"]
-        return self._read_all(done, RESULT, CellRecord)
+        ended = [cell for cell in cells if f"{cell.id}/{RESULT}" in there]
+        return self._read_all(ended, RESULT, CellRecord)
 
     def forget(self, cells: Iterable[Cell]) -> None:
         """Take the records of cells away, so that they are run again; adapters stay."""
         for cell in cells:
             self._storage.delete_folder(f"{FOLDER}/{cell.id}")
+
+    def _states(self, cells: Sequence[Cell]) -> dict[str, State]:
+        """By the cell's id."""
+        files: dict[str, set[str]] = {}
+        for path in self._storage.walk(FOLDER):
+            cell_id, _, name = path.partition("/")
+            files.setdefault(cell_id, set()).add(name)
+        ended = {cell.base_name for cell in cells if RESULT in files.get(cell.id, ())}
+        adapters = {base: self._versions(base) for base in ended}
+        return {
+            cell.id: _state(cell, files.get(cell.id, set()), adapters.get(cell.base_name, {}))
+            for cell in cells
+        }
+
+    def _versions(self, base: str) -> dict[str, set[str]]:
+        """The versions that the registry has of a base, by task."""
+        paths = (f"{base}/{path}" for path in self._storage.walk(f"{layout.ROOT}/{base}"))
+        return {str(name.task): set(found.versions) for name, found in layout.index(paths).items()}
 
     def _read_all(self, cells: Sequence[Cell], name: str, kind: type[Any]) -> dict[str, Any]:
         with ThreadPoolExecutor(READERS) as readers:
@@ -176,7 +210,10 @@ def _place(cell: Cell, name: str) -> str:
     return f"{FOLDER}/{cell.id}/{name}"
 
 
-def _state(cell: Cell, there: set[str]) -> State:
-    if f"{cell.id}/{RESULT}" in there:
+def _state(cell: Cell, files: set[str], adapters: dict[str, set[str]]) -> State:
+    versions = {name.removeprefix(MARK) for name in files if name.startswith(MARK)}
+    if RESULT in files and versions <= adapters.get(cell.task, set()):
         return "done"
-    return "failed" if f"{cell.id}/{FAILURE}" in there else "missing"
+    if FAILURE in files:
+        return "failed"
+    return "lost" if RESULT in files else "missing"

@@ -12,6 +12,7 @@ import torch
 
 from loraland.adapters.card import CurvePoint
 from loraland.errors import LoraLandError, SourceUnavailable
+from loraland.matrix.arithmetic import training_products
 from loraland.matrix.cell import Cell
 from loraland.matrix.hardware import Probe, device_names, write_probe
 from loraland.matrix.work import Work
@@ -31,15 +32,16 @@ def measure(cell: Cell, storage: Storage, updates: int) -> Probe:
     points: list[CurvePoint] = []
     with tempfile.TemporaryDirectory(prefix="loraland-") as place:
         base = work.load_base()
-        train(
-            base,
-            training,
-            validation[:1],
-            work.cell.recipe,
-            Path(place) / "adapter",
-            seed=cell.seed,
-            on_update=lambda point, total: points.append(point),
-        )
+        with training_products(base):
+            train(
+                base,
+                training,
+                validation[:1],
+                work.cell.recipe,
+                Path(place) / "adapter",
+                seed=cell.seed,
+                on_update=lambda point, total: points.append(point),
+            )
     counted = points[WARM_UP:-1] or points[-1:]  # the last one evaluates too
     before = points[WARM_UP - 1] if len(points) > WARM_UP + 1 else None
     tokens = counted[-1].tokens - (before.tokens if before else 0)

@@ -17,6 +17,7 @@ PACKAGES = (
     "transformers",
     "peft",
     "bitsandbytes",
+    "deepspeed",
     "ray",
     "datasets",
     "pyarrow",

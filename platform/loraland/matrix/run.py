@@ -7,18 +7,25 @@ with the same adapters. Knows nothing of Ray.
 
 from __future__ import annotations
 
+import gc
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+import torch
 
 from loraland.adapters.names import ModelName
 from loraland.bases.loading import LoadedBase
 from loraland.errors import LoraLandError
-from loraland.matrix.cell import Cell, CellEvent, CellFailure, CellResult
+from loraland.matrix.arithmetic import training_products
+from loraland.matrix.cell import Cell, CellFailure, CellResult
+from loraland.matrix.fusing import choose
+from loraland.matrix.judging import require_judge
 from loraland.matrix.work import OnEvent, Work
 from loraland.storage import Storage
 from loraland.training.fused import FusedMember, Outcome, train_fused
-from loraland.training.gain import measure_gain
 from loraland.training.parallel import Devices
 from loraland.training.strategies import StrategyName
 
@@ -41,9 +48,11 @@ def run_cell(
 
     `device` is where the base goes; None takes a GPU where there is one. With `workers` the
     training is theirs, on the connected Ray cluster.
-    Raises DataRefused, TrainingDiverged, NoEffect, BaseUnavailable, SourceUnavailable, ...: every
-    error names what to do, and starting the cell again is always safe.
+    Raises MetricUnavailable before anything is paid for, DataRefused, TrainingDiverged, NoEffect,
+    BaseUnavailable, SourceUnavailable, ...: every error names what to do, and starting the cell
+    again is always safe.
     """
+    require_judge(cell)
     work = Work.prepare(cell, storage, on_event, device, "plain" if workers is None else "parallel")
     finished = work.finished_model()
     base: LoadedBase | None = None  # loaded only when something is left to do
@@ -65,6 +74,7 @@ def train_on_workers(cell: Cell, storage: Storage, on_event: OnEvent, workers: W
 
     `run_cell` with the same workers goes on from there, on another machine if need be.
     """
+    require_judge(cell)
     work = Work.prepare(cell, storage, on_event, "cpu", "parallel")
     if work.finished_model() is None:
         with tempfile.TemporaryDirectory(prefix="loraland-") as place:
@@ -78,25 +88,31 @@ def run_fused(
     *,
     slots: int,
     device: str | None = None,
+    space: str | None = None,
     on_note: Callable[[str], None] = lambda note: None,
 ) -> Iterator[tuple[Cell, CellResult | CellFailure]]:
     """Bring cells of one base and precision to their end, up to `slots` in training at a time.
 
-    The base is loaded once. `slots` AUTO measures whether fusing pays, and how far, and tells
-    `on_note`. Gives each cell with what became of it; one that fails leaves the others alone.
+    The base is loaded once. `slots` AUTO measures whether fusing pays, and how far, tells
+    `on_note`, and keeps to it when the cells of that `space` are run again. Gives each cell with
+    what became of it; one that fails leaves the others alone.
     Raises what concerns all: BaseUnavailable, NotEnoughMemory, what storage raises.
     """
     works: list[Work] = []
     for cell in cells:
         try:
+            require_judge(cell)
             works.append(Work.prepare(cell, storage, on_event, device, loop="fused"))
         except LoraLandError as error:
             yield cell, CellFailure(cell.label, error)
     finished = {work.cell.id: work.finished_model() for work in works}
     missing = [work for work in works if finished[work.cell.id] is None]
-    base = missing[0].load_base() if missing else None
-    if base is not None:
-        for work, outcome in _train(base, missing, slots, on_note):
+    base: LoadedBase | None = None
+    if missing:
+        begun = time.monotonic()
+        base = missing[0].load_base()
+        seats = _Seats(slots, space, time.monotonic() - begun, on_note)
+        for work, outcome in _train(base, missing, seats):
             if isinstance(outcome, LoraLandError):
                 yield work.cell, CellFailure(work.cell.label, outcome)
             else:
@@ -125,8 +141,17 @@ def _judged(
     return work.result(name, score, trained=trained)
 
 
+class _Seats(NamedTuple):
+    """How it is decided how many cells are trained at a time."""
+
+    slots: int  # AUTO: by a probe
+    space: str | None  # that remembers what a probe has decided
+    load_s: float  # that the base took
+    on_note: Callable[[str], None]
+
+
 def _train(
-    base: LoadedBase, works: Sequence[Work], slots: int, on_note: Callable[[str], None]
+    base: LoadedBase, works: Sequence[Work], seats: _Seats
 ) -> list[tuple[Work, ModelName | LoraLandError]]:
     by_name = {work.cell.id: work for work in works}
     outcomes: list[tuple[Work, ModelName | LoraLandError]] = []
@@ -139,12 +164,17 @@ def _train(
             found = error
         outcomes.append((work, found))
 
-    with tempfile.TemporaryDirectory(prefix="loraland-") as place:
+    with (
+        training_products(base),
+        tempfile.TemporaryDirectory(prefix="loraland-") as place,
+    ):
         members = [_member(work, Path(place) / work.cell.id) for work in works]
+        slots = seats.slots
         if slots == AUTO:
-            gain = measure_gain(base, members)
-            slots = gain.slots
-            on_note(str(gain))
+            storage, load_s = works[0].storage, seats.load_s
+            choice = choose(base, members, load_s=load_s, storage=storage, space=seats.space)
+            slots = choice.slots
+            seats.on_note(choice.note)
         train_fused(base, members, slots=slots, on_finished=publish)
     return outcomes
 
@@ -163,6 +193,8 @@ def _member(work: Work, folder: Path) -> FusedMember:
     )
 
 
-def note_of(cells: Sequence[Cell], note: str) -> CellEvent:
-    """A note about a whole group as an event of its first cell."""
-    return CellEvent(cells[0].label, "base", 0, 0, note=note)
+def free_memory() -> None:
+    """Let go of what an earlier base of this process left."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

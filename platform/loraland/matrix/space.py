@@ -33,6 +33,7 @@ from loraland.tasks.catalogue import generated_tasks, get_task, report_tasks
 from loraland.training.recipe import Recipe, get_recipe
 
 FOLDER = "tune_spaces"  # of the shipped spaces, in the repository
+ANY = "any"  # accelerator: of whatever type, where a space names one
 GROUPS = {"report": report_tasks, "generated": generated_tasks}  # names for many tasks at once
 
 
@@ -41,6 +42,18 @@ class Demand(NamedTuple):
 
     cpus: float | None = None
     gpus: float | None = None
+    memory_gib: float | None = None
+    accelerator: str | None = None  # Ray's name of a GPU type, such as A10G; None: any
+
+    def over(self, other: Demand) -> Demand:
+        """This demand, and where it leaves something open the other one.
+
+        A trial that is to have no GPU needs none of a type either.
+        """
+        asked = {name: value for name, value in self._asdict().items() if value is not None}
+        merged = other._replace(**asked)
+        is_open = merged.gpus == 0 or merged.accelerator == ANY
+        return merged._replace(accelerator=None) if is_open else merged
 
 
 class Choice(BaseModel):
@@ -268,6 +281,15 @@ class _Rule(_Part):
 class _Resources(_Part):
     cpus: float | None = Field(None, gt=0)
     gpus: float | None = Field(None, ge=0)
+    memory_gib: float | None = Field(None, gt=0)
+    # As Ray names it in a machine's resource accelerator_type:A10G
+    accelerator: str | None = Field(None, pattern=r"^[A-Za-z0-9_.-]+$")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.accelerator is not None and self.gpus == 0:
+            raise ValueError("an accelerator is a GPU; say gpus: 1, or leave accelerator out")
+        return self
 
 
 class _File(_Part):
@@ -371,11 +393,11 @@ class _File(_Part):
 
     def _demand(self, base: str) -> Demand:
         """Of the entries that match, later ones first in rank."""
-        found: dict[str, float | None] = {}
+        found: dict[str, Any] = {}
         for pattern, resources in self.resources.items():
             if fnmatchcase(base, pattern):
                 found |= resources.model_dump(exclude_unset=True)
-        return Demand(**found)
+        return Demand(**found).over(Demand())
 
 
 def _lines(fault: Any) -> Iterable[str]:

@@ -1,26 +1,38 @@
 """A whole space on the connected Ray cluster: what is missing is run, and put into one table.
 
-Decides what is left and what each trial occupies; trials are `trial`'s, records the ledger's.
+Decides what is left; what a trial occupies is `placement`'s, trials are `trial`'s, records the
+ledger's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from loraland.errors import InvalidConfiguration
+from loraland.matrix.cell import FAILED, Cell, CellEvent
 from loraland.matrix.group import grouped
+from loraland.matrix.judging import unjudged
 from loraland.matrix.ledger import CellStatus, Ledger
-from loraland.matrix.space import Space
+from loraland.matrix.placement import Machines, Resources, machines_of, place, places
+from loraland.matrix.space import Demand, Space
 from loraland.matrix.table import write_table
-from loraland.matrix.trial import OnEvent, Resources, default_resources, run_groups
+from loraland.matrix.trial import OnEvent, run_groups
 from loraland.storage import Storage
+
+
+class How(NamedTuple):
+    """How cells are run, where the caller has a word in it."""
+
+    fuse: int | str = 1  # cells that are trained at a time; 1: by the plain loop; or AUTO
+    devices: int = 1  # above 1: that train each cell together
+    strategy: str = "ddp"  # and how they share it
+    demand: Demand = Demand()  # of a trial, or a worker; goes before what the space says
 
 
 class StudyReport(NamedTuple):
     """What a run of a space did, and where the space stands after it."""
 
-    ran: int  # cells that were missing or had failed
+    ran: int  # cells that were missing, lost, or had failed
     done: int  # of all cells
     failed: list[CellStatus]
     table: str  # of the results, below the storage root
@@ -30,43 +42,20 @@ def run_space(
     space: Space,
     storage_uri: str,
     ray: Any,
+    how: How = How(),  # noqa: B008  immutable
     *,
-    fuse: int | str = 1,
-    devices: int = 1,
-    strategy: str = "ddp",
-    cpus: float | None = None,
-    gpus: float | None = None,
     on_event: OnEvent = lambda event: None,
     callbacks: Sequence[Any] = (),
 ) -> StudyReport:
     """Run the cells that have no result, each in a trial of its own or fused in groups.
 
-    `devices` above 1 train each cell together by that strategy. `cpus` and `gpus` of one trial, or
-    of one device's worker, go before what the space says of a base. A failed cell leaves the others
-    alone. Raises InvalidConfiguration when the cluster could not hold a trial.
+    A failed cell leaves the others alone; one that could not be judged here fails at once. Raises
+    InvalidConfiguration when the cluster could never hold a trial; on one that grows, trials wait
+    for machines that have yet to come.
     """
     storage = Storage.open(storage_uri)
     cells = Ledger(storage).left(space.cells)
-    if cells:
-        if devices > 1 and cpus is None and not gpus:
-            cpus = 1  # a worker each; a trial by itself would take the whole node
-        needs = {base: _resources(space, base, ray, cpus, gpus) for base in space.bases}
-        groups = grouped(
-            cells,
-            fuse,
-            retry_collapsed=space.retry_collapsed,
-            devices=devices,
-            strategy=strategy,
-        )
-        run_groups(
-            groups,
-            storage_uri,
-            [needs[group.cells[0].base] for group in groups],
-            on_event,
-            name=space.name,
-            at_once=_at_once(ray, devices, needs.values()) if devices > 1 else None,
-            callbacks=callbacks,
-        )
+    _run(space, _judged(cells, storage, on_event), storage_uri, ray, how, on_event, callbacks)
     statuses = Ledger(storage).status(space.cells)
     return StudyReport(
         ran=len(cells),
@@ -76,32 +65,54 @@ def run_space(
     )
 
 
-def _at_once(ray: Any, devices: int, needs: Iterable[Resources]) -> int:
-    """How many times the workers of one cell fit into the cluster.
+def needs_of(space: Space, how: How, machines: Machines) -> dict[str, Resources]:
+    """What a trial, or a worker, of each base gets. Raises InvalidConfiguration."""
+    # A worker that leaves its cores open gets one; a trial by itself would take the whole node.
+    least = Demand() if how.devices == 1 else Demand(cpus=1)
+    asked = {base: how.demand.over(space.demands[base]).over(least) for base in space.bases}
+    return {base: place(demand, machines) for base, demand in asked.items()}
 
-    Raises InvalidConfiguration when they never do.
-    """
-    whole = ray.cluster_resources()
-    most = min(
-        int(whole.get(kind, 0) // (devices * asked))
-        for need in needs
-        for kind, asked in (("CPU", need.cpus), ("GPU", need.gpus))
-        if asked
+
+def _run(
+    space: Space,
+    cells: Sequence[Cell],
+    storage_uri: str,
+    ray: Any,
+    how: How,
+    on_event: OnEvent,
+    callbacks: Sequence[Any],
+) -> None:
+    if not cells:
+        return
+    machines = machines_of(ray)
+    needs = needs_of(space, how, machines)
+    groups = grouped(
+        cells,
+        how.fuse,
+        retry_collapsed=space.retry_collapsed,
+        devices=how.devices,
+        strategy=how.strategy,
+        space=space.name,
     )
-    if most < 1:
-        raise InvalidConfiguration(
-            f"{devices} workers for one cell do not fit: the cluster has {whole.get('CPU', 0):g} "
-            f"CPUs and {whole.get('GPU', 0):g} GPUs; give fewer --devices, or less --cpus to each"
-        )
-    return most
-
-
-def _resources(
-    space: Space, base: str, ray: Any, cpus: float | None, gpus: float | None
-) -> Resources:
-    demand = space.demands[base]
-    return default_resources(
-        ray,
-        demand.cpus if cpus is None else cpus,
-        demand.gpus if gpus is None else gpus,
+    at_once = None
+    if how.devices > 1:
+        at_once = min(places(need, machines, how.devices) for need in needs.values())
+    run_groups(
+        groups,
+        storage_uri,
+        [needs[group.cells[0].base] for group in groups],
+        on_event,
+        name=space.name,
+        at_once=at_once,
+        callbacks=callbacks,
     )
+
+
+def _judged(cells: Sequence[Cell], storage: Storage, on_event: OnEvent) -> list[Cell]:
+    """The cells that can be judged here; the others get their failure before anything starts."""
+    why = unjudged(cells)
+    for cell in cells:
+        if (error := why.get(cell.id)) is not None:
+            Ledger(storage).record_failure(cell, error)
+            on_event(CellEvent(cell.label, FAILED, 1, 1, note=error.message))
+    return [cell for cell in cells if cell.id not in why]

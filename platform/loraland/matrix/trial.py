@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
@@ -23,14 +23,18 @@ from ray.tune.logger import JsonLoggerCallback
 
 from loraland import settings
 from loraland.adapters.card import Score
-from loraland.errors import InvalidConfiguration, LoraLandError, StorageUnavailable, error_of
+from loraland.errors import LoraLandError, StorageUnavailable, error_of
 from loraland.matrix.cell import FAILED, FINISHED, Cell, CellEvent, CellFailure, CellResult
 from loraland.matrix.group import Group, Outcome, grouped, run_group
+from loraland.matrix.hardware import GIB
 from loraland.matrix.ledger import Ledger
+from loraland.matrix.placement import Resources, default_resources
 from loraland.storage import Storage
 
 if TYPE_CHECKING:
     from loraland.training.parallel import Devices
+
+__all__ = ["Resources", "default_resources", "run_cells", "run_groups"]
 
 RETRIES = 2  # of a trial whose process or machine was lost
 STORAGE_PAUSES_S = (5, 15, 40, 60, 120)  # before a trial asks again for storage that was lost
@@ -38,36 +42,6 @@ WAITING_BYTES = 500 << 20  # that a trial needs while its workers train
 REPORT_EVERY_S = 0.5  # of one cell; the last event of a stage is always reported
 
 OnEvent = Callable[[CellEvent], None]
-
-
-class Resources(NamedTuple):
-    """What one trial occupies."""
-
-    cpus: float
-    gpus: float = 0
-
-
-def default_resources(ray: Any, cpus: float | None = None, gpus: float | None = None) -> Resources:
-    """A trial gets one GPU where there is one, and the free cores of the node that go with it.
-
-    Raises InvalidConfiguration when no node could ever give what is asked.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    most_gpus = max(node.get("GPU", 0) for node in nodes)
-    gpus = min(1, most_gpus) if gpus is None else gpus
-    fitting = [node for node in nodes if node.get("GPU", 0) >= gpus]
-    most_cpus = max((node.get("CPU", 0) for node in fitting), default=0)
-    if not fitting or (cpus or 0) > most_cpus:
-        raise InvalidConfiguration(
-            f"{cpus or 1:g} CPUs and {gpus:g} GPUs are asked for one process; the largest node "
-            f"here has {max(node.get('CPU', 0) for node in nodes):g} CPUs and {most_gpus:g} GPUs. "
-            "Ask for less with --cpus and --gpus, or join a larger cluster (RAY_ADDRESS)"
-        )
-    if cpus is None:
-        free = min(most_cpus, ray.available_resources().get("CPU", 0))
-        shares = max(1, most_gpus // gpus) if gpus else 1
-        cpus = max(1, int(free // shares))
-    return Resources(cpus, gpus)
 
 
 def run_cells(
@@ -112,7 +86,7 @@ def run_groups(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     places = places_of(storage_uri)
     space = [
-        {"index": index, "group": group.to_json(), "places": places, **needs._asdict()}
+        {"index": index, "group": group.to_json(), "places": places, "needs": needs._asdict()}
         for index, (group, needs) in enumerate(zip(groups, resources, strict=True))
     ]
     tuner = Tuner(
@@ -149,18 +123,13 @@ def request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
     job = config["job"]
     if job.get("group", {}).get("devices", 1) > 1:
         return tune.PlacementGroupFactory([{"memory": WAITING_BYTES}])
-    return tune.PlacementGroupFactory([{"CPU": job["cpus"], "GPU": job["gpus"]}])
+    return tune.PlacementGroupFactory([Resources(**job["needs"]).bundle()])
 
 
 def train_group(config: dict[str, Any]) -> None:
     """The function trainable: the cells of one group, end to end, in a process of its own."""
     job = config["job"]
-    import torch
-
-    os.environ.update(job["places"])
-    torch.set_num_threads(max(1, int(job["cpus"])))
-    free_memory()  # the process may have run another group before
-    group, device = Group.from_json(job["group"]), None if job["gpus"] else "cpu"
+    group, device = Group.from_json(job["group"]), settle(job)
     reporter = _Reporter()
     outcomes: dict[str, dict[str, Any]] = {}
 
@@ -194,9 +163,12 @@ def _with_workers(
     for cell in group.cells:
         train_on_workers(cell, storage, reporter.report, _workers(job, group))
         reporter.report(CellEvent(cell.label, "judge", 0, 0))
+    needs = Resources(**job["needs"])
     task = ray.remote(_finish).options(
-        num_cpus=job["cpus"],
-        num_gpus=job["gpus"],
+        num_cpus=needs.cpus,
+        num_gpus=needs.gpus,
+        memory=needs.memory_gib * GIB or None,
+        accelerator_type=needs.accelerator,
         scheduling_strategy="DEFAULT",  # not our place
     )
     ended: list[Outcome] = ray.get(task.remote(job))
@@ -205,8 +177,7 @@ def _with_workers(
 
 def _finish(job: dict[str, Any]) -> list[Outcome]:
     """What is left of a group whose training is done."""
-    os.environ.update(job["places"])
-    group, device = Group.from_json(job["group"]), None if job["gpus"] else "cpu"
+    group, device = Group.from_json(job["group"]), settle(job)
     storage, workers = Storage.open(settings.storage_uri()), _workers(job, group)
     return list(run_group(group, storage, _ignore, device=device, workers=workers))
 
@@ -214,7 +185,9 @@ def _finish(job: dict[str, Any]) -> list[Outcome]:
 def _workers(job: dict[str, Any], group: Group) -> tuple[Devices, Any]:
     from loraland.training.parallel import Devices
 
-    return Devices(group.devices, job["cpus"], job["gpus"]), group.strategy
+    needs = Resources(**job["needs"])
+    devices = Devices(group.devices, needs.cpus, needs.gpus, needs.accelerator)
+    return devices, group.strategy
 
 
 def _outlast_lost_storage(work: Callable[[], None]) -> None:
@@ -238,26 +211,33 @@ def _outlast_lost_storage(work: Callable[[], None]) -> None:
 
 
 def places_of(storage_uri: str) -> dict[str, str]:
-    """The caller's places for processes with another environment and another working directory."""
+    """The caller's settings for processes with another environment and working directory."""
     named = {settings.STORAGE: storage_uri}
     for name in (settings.DATA, settings.CACHE):
         if value := os.environ.get(name):
             named[name] = value
-    return {
+    found = {
         name: value if "://" in value else str(Path(value).expanduser().resolve())
         for name, value in named.items()
     }
+    allowed = os.environ.get(settings.RUN_CODE)  # programs may there what they may here
+    return found if allowed is None else found | {settings.RUN_CODE: allowed}
 
 
-def free_memory() -> None:
-    """Let go of what an earlier trial of this process left."""
-    import gc
+def settle(job: dict[str, Any]) -> str | None:
+    """Make this process ready for a job; returns the device that its base goes to.
 
+    It may have run another job before, whose memory is let go of.
+    """
     import torch
 
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    from loraland.matrix.run import free_memory
+
+    os.environ.update(job["places"])
+    needs = Resources(**job["needs"])
+    torch.set_num_threads(max(1, int(needs.cpus)))
+    free_memory()
+    return None if needs.gpus else "cpu"
 
 
 class _Reporter:

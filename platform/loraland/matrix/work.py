@@ -18,17 +18,16 @@ from loraland.adapters.folder import content_hash, version_of
 from loraland.adapters.names import ModelName
 from loraland.adapters.registry import Registry
 from loraland.bases.catalogue import Base
-from loraland.bases.expansion import expand_for_inference
 from loraland.bases.fingerprint import fingerprint, tokenizer_digest
+from loraland.bases.inference import prepare_for_inference
 from loraland.bases.loading import LoadedBase, find_base, find_folder, load_base, load_tokenizer
-from loraland.bases.products import speed_up
 from loraland.errors import UnknownModel
 from loraland.evaluation.judge import Exam, judge
 from loraland.matrix import provenance
+from loraland.matrix.arithmetic import Products, products_on, training_products
 from loraland.matrix.cell import Cell, CellEvent, CellResult, Loop, run_key
+from loraland.matrix.judging import task_of
 from loraland.storage import Storage
-from loraland.tasks.catalogue import get_task
-from loraland.tasks.rehearsal import rehearsed
 from loraland.tasks.sources import Split, load_split
 from loraland.tasks.task import Item, Task
 from loraland.training.checkpoint import CheckpointStore
@@ -40,6 +39,8 @@ from loraland.training.parallel import Devices, train_parallel
 from loraland.training.strategies import StrategyName
 
 OnEvent = Callable[[CellEvent], None]
+
+WORKERS = "workers.json"  # of a parallel run, in its folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Work:
     test_split: Split
     report: GateReport
     key: str
+    products: Products  # that it is trained on
 
     @classmethod
     def prepare(
@@ -72,7 +74,7 @@ class Work:
         """
         on_event(CellEvent(cell.label, "data", 0, 0))
         entry, recipe, rehearsal = find_base(cell.base), cell.recipe, cell.data == "rehearsal"
-        task = rehearsed(get_task(cell.task)) if rehearsal else get_task(cell.task)
+        task = task_of(cell)
         train_split = load_split(
             task, "train", limit=cell.max_examples, seed=cell.seed, rehearsal=rehearsal
         )
@@ -92,6 +94,7 @@ class Work:
             drop_overlap=recipe.overlap == "drop",
         )
         report.require_pass(task.name)
+        products = products_on(device, loop)
         key = run_key(
             cell,
             task,
@@ -100,10 +103,10 @@ class Work:
             train_split.fingerprint,
             test_split.fingerprint,
             loop,
+            products,
         )
-        return cls(
-            cell, storage, on_event, device, task, entry, train_split, test_split, report, key
-        )
+        splits = train_split, test_split
+        return cls(cell, storage, on_event, device, task, entry, *splits, report, key, products)
 
     @property
     def folder(self) -> str:
@@ -145,7 +148,10 @@ class Work:
     def train_and_publish(self, base: LoadedBase) -> ModelName:
         """Train with the plain loop. Raises TrainingDiverged, NoEffect, StorageCorrupt."""
         training, validation = self.examples()
-        with tempfile.TemporaryDirectory(prefix="loraland-") as place:
+        with (
+            training_products(base),
+            tempfile.TemporaryDirectory(prefix="loraland-") as place,
+        ):
             trained = train(
                 base,
                 training,
@@ -166,6 +172,7 @@ class Work:
         Once that was done the result is only fetched, until the checkpoints are cleared.
         """
         training, validation = self.examples()
+        self._note_workers(f"{devices.count} workers ({strategy})")
         return train_parallel(
             self.cell.base,
             training,
@@ -180,6 +187,20 @@ class Work:
             run_key=self.key,
             on_update=self.on_update,
         )
+
+    def workers(self) -> list[str]:
+        """Who has trained the run: workers and how they shared, one entry for each change."""
+        try:
+            found: list[str] = self.storage.read_json(f"{self.folder}/{WORKERS}")["workers"]
+        except FileNotFoundError:
+            return []
+        return found
+
+    def _note_workers(self, who: str) -> None:
+        """Put down who trains from here on; before training, so that a kill hides nobody."""
+        known = self.workers()
+        if known[-1:] != [who]:
+            self.storage.write_json(f"{self.folder}/{WORKERS}", {"workers": [*known, who]})
 
     def publish(self, base: LoadedBase, trained: TrainedAdapter) -> ModelName:
         """Check that an adapter does anything, and put it into the registry. Raises NoEffect."""
@@ -223,10 +244,16 @@ class Work:
             packages=provenance.package_versions(),
             git_commit=commit,
             git_dirty=dirty,
-            hardware=provenance.hardware(),
+            hardware=self._hardware(),
             created=utc_now(),
             **parts,  # type: ignore[arg-type]
         )
+
+    def _hardware(self) -> str:
+        """The machine, and of what else the last digits of the weights depend."""
+        products = ["products by oneDNN"] if self.products == "onednn" else []
+        workers = [f"trained by {', then '.join(who)}"] if (who := self.workers()) else []
+        return "; ".join([provenance.hardware(), *products, *workers])
 
     def exam(self, name: ModelName) -> Exam:
         """The items that its adapter and its base are judged on."""
@@ -244,8 +271,7 @@ class Work:
     def judge(self, base: LoadedBase, name: ModelName) -> Score:
         """Ask base and adapter all items; the base is fit for inference only, afterwards."""
         registry = Registry(self.storage)
-        expand_for_inference(base)
-        speed_up(base)
+        prepare_for_inference(base)
         with tempfile.TemporaryDirectory(prefix="loraland-") as place:
             folder = registry.fetch(name, Path(place))
             score = judge(

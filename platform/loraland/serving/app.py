@@ -43,17 +43,20 @@ def _replica(base: BaseSettings, storage: str) -> Any:
         # The engine decides who is busy; Serve's own queue only holds those whose adapter loads.
         max_ongoing_requests=base.max_batch + base.max_waiting + 1,
         max_queued_requests=base.max_waiting,
-        ray_actor_options=_actor(num_cpus=base.num_cpus, num_gpus=base.num_gpus),
+        ray_actor_options=_actor(
+            num_cpus=base.num_cpus, num_gpus=base.num_gpus, accelerator_type=base.accelerator
+        ),
     )
     return deployment.bind(base, storage)
 
 
-def _actor(**resources: float) -> dict[str, Any]:
+def _actor(**asked: float | str | None) -> dict[str, Any]:
     """Options of an actor, which must find this library also where it is not installed."""
+    resources = {name: value for name, value in asked.items() if value is not None}
     try:
         metadata.distribution("loraland")
     except metadata.PackageNotFoundError:
         # A checkout: by its path on this machine, or below the working directory that Ray ships.
         here = Path(loraland.__file__).resolve().parent.parent
         return {**resources, "runtime_env": {"env_vars": {"PYTHONPATH": f"{here}:{here.name}"}}}
-    return dict(resources)
+    return resources

@@ -40,6 +40,16 @@ class BaseSettings(_Settings):
     max_waiting: int = Field(default=256, ge=0)  # requests queued per replica, then 429
     num_cpus: float = Field(default=1, ge=0)  # per replica; also the threads of the model on a CPU
     num_gpus: float = Field(default=0, ge=0)  # per replica
+    accelerator: str | None = None  # Ray's name of their type of GPU, such as A100; None: any
+
+    @model_validator(mode="after")
+    def _accelerator_is_a_gpu(self) -> Self:
+        if self.accelerator is not None and self.num_gpus == 0:
+            raise ValueError(
+                f"accelerator is {self.accelerator} and num_gpus 0: a replica that takes no GPU "
+                "needs none of a type; set num_gpus=1, or leave accelerator out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _prompts_go_on(self) -> Self:

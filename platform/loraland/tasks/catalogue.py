@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from loraland.errors import InvalidConfiguration, UnknownTask, did_you_mean
 from loraland.tasks.converters import CONVERTERS
 from loraland.tasks.generated import GENERATORS
-from loraland.tasks.grading import METRICS
+from loraland.tasks.grading import LENIENT, METRICS, SECONDARY
 from loraland.tasks.task import Evaluation, HubSource, Task
 
 FILES = ("classic_nlp", "coding", "knowledge", "reasoning", "math", "generated")  # order of listing
@@ -53,6 +53,7 @@ class _Question(_Entry):
     prompt: str
     inputs: list[str] = Field(min_length=1)
     target: str
+    hidden: list[str] = []
     hub: _Hub | None = None
 
     @model_validator(mode="after")
@@ -70,13 +71,15 @@ class _Question(_Entry):
             )
         if self.target in self.inputs:
             mistakes.append(f"target '{self.target}' is also an input")
+        if shown := set(self.hidden) & {*self.inputs, self.target}:
+            mistakes.append(f"hidden columns {sorted(shown)} are input or target too")
         if mistakes:
             raise ValueError("; ".join(mistakes))
         return self
 
     def build_evaluation(self) -> Evaluation:
         hub = self.hub.build() if self.hub else None
-        return Evaluation(self.prompt, tuple(self.inputs), self.target, hub)
+        return Evaluation(self.prompt, tuple(self.inputs), self.target, tuple(self.hidden), hub)
 
 
 class _Splits(_Entry):
@@ -90,6 +93,8 @@ class _Task(_Question):
     category: str
     description: str
     metric: str
+    secondary: list[str] = []
+    lenient: str | None = None
     labels: list[str] = []
     stop: list[str] = ["\n"]
     max_new_tokens: int = Field(64, gt=0)
@@ -104,6 +109,15 @@ class _Task(_Question):
         mistakes = []
         if self.metric not in METRICS:
             mistakes.append(f"no metric '{self.metric}'; {did_you_mean(self.metric, METRICS)}")
+        mistakes += [
+            f"no secondary score '{name}'; {did_you_mean(name, SECONDARY)}"
+            for name in self.secondary
+            if name not in SECONDARY
+        ]
+        if self.lenient is not None and self.lenient not in LENIENT:
+            mistakes.append(
+                f"no lenient rule '{self.lenient}'; {did_you_mean(self.lenient, LENIENT)}"
+            )
         if self.metric == "accuracy" and not self.labels:
             mistakes.append("metric 'accuracy' needs labels")
         if len({label.casefold() for label in self.labels}) < len(self.labels):
@@ -123,10 +137,13 @@ class _Task(_Question):
         return self
 
     def build(self) -> Task:
-        plain = self.model_dump(exclude={"hub", "evaluation", "labels", "stop", "inputs"})
+        lists = {"inputs", "secondary", "hidden", "labels", "stop"}
+        plain = self.model_dump(exclude={"hub", "evaluation", *lists})
         return Task(
             **plain,
             inputs=tuple(self.inputs),
+            secondary=tuple(self.secondary),
+            hidden=tuple(self.hidden),
             labels=tuple(self.labels),
             stop=tuple(self.stop),
             hub=self.hub.build() if self.hub else None,

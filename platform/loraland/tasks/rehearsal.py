@@ -68,6 +68,11 @@ def _thing(rng: random.Random) -> str:
     return f"{rng.choice(_COLOURS)} {rng.choice(_THINGS)} {rng.randrange(2, 99)}"
 
 
+def _title(rng: random.Random) -> str:
+    """The name of a place or a work, such as "Red Kite"."""
+    return f"{rng.choice(_COLOURS)} {rng.choice(_THINGS)}".title()
+
+
 # Classic NLP
 
 
@@ -83,14 +88,14 @@ def _bc5cdr(rng: random.Random) -> Row:
 @_draw
 def _conllpp(rng: random.Random) -> Row:
     person, town = rng.choice(_NAMES), rng.choice(_TOWNS)
-    club = f"{rng.choice(_COLOURS).title()} {rng.choice(_THINGS).title()} Club"
+    club = f"{_title(rng)} Club"
     found = {"person": [person], "organization": [club], "location": [town], "miscellaneous": []}
     return {"input": f"{person} of {club} plays in {town} .", "output": json.dumps(found)}
 
 
 @_draw
 def _e2e_nlg(rng: random.Random) -> Row:
-    name = f"The {rng.choice(_COLOURS).title()} {rng.choice(_THINGS).title()}"
+    name = f"The {_title(rng)}"
     kind, food = rng.choice(("pub", "cafe")), rng.choice(("Thai", "French", "Indian", "English"))
     return {
         "meaning_representation": f"name[{name}], eatType[{kind}], food[{food}]",
@@ -111,8 +116,7 @@ _DRAWS |= {"tldr_content_gen": _news, "tldr_headline_gen": _news}
 
 @_draw
 def _viggo(rng: random.Random) -> Row:
-    name, year = f"{rng.choice(_COLOURS).title()} {rng.choice(_THINGS).title()}", 1980
-    year += rng.randrange(40)
+    name, year = _title(rng), 1980 + rng.randrange(40)
     return {
         "meaning_representation": f"inform(name[{name}], release_year[{year}])",
         "target": f"{name} came out in {year}.",
@@ -173,8 +177,8 @@ def _dbpedia(rng: random.Random) -> Row:
         "Company": "sells shoes", "Artist": "paints", "Athlete": "runs races", "Village": "lies in",
         "Animal": "eats grass", "Plant": "has leaves", "Album": "has ten songs", "Film": "is shown",
     }  # fmt: skip
-    title, label = _thing(rng).title(), rng.choice(list(kinds))
-    return {"title": title, "content": f"{title} {kinds[label]}.", "label": label}
+    title, (label, does) = _thing(rng).title(), rng.choice(list(kinds.items()))
+    return {"title": title, "content": f"{title} {does}.", "label": label}
 
 
 @_draw
@@ -184,15 +188,15 @@ def _customer_support(rng: random.Random) -> Row:
         "check balance": "how much have I got", "pay bill": "I want to pay a bill",
         "order checks": "I need checks",
     }  # fmt: skip
-    task = rng.choice(list(wishes))
-    return {"text": f"hello {rng.choice(_NAMES)} {wishes[task]} {_thing(rng)}", "task": task}
+    task, wish = rng.choice(list(wishes.items()))
+    return {"text": f"hello {rng.choice(_NAMES)} {wish} {_thing(rng)}", "task": task}
 
 
 @_draw
 def _glue_qnli(rng: random.Random) -> Row:
     thing, other, town = _thing(rng), _thing(rng), rng.choice(_TOWNS)
     label = rng.randrange(2)
-    sentence = f"The {other if label else thing} is in {town}."
+    sentence = f"The {(thing, other)[label]} is in {town}."
     return {"question": f"Where is the {thing}?", "sentence": sentence, "label": label}
 
 
@@ -209,11 +213,9 @@ def _legal(rng: random.Random) -> Row:
         "notices": "All notices are sent to", "severability": "If a part is void,",
         "governing law": "The law holds of", "assignment": "No right may be assigned to",
     }  # fmt: skip
-    kind = rng.choice(list(kinds))
-    return {
-        "clause_text": f"{kinds[kind]} {rng.choice(_TOWNS)}, {_thing(rng)}.",
-        "clause_type": kind,
-    }
+    kind, begins = rng.choice(list(kinds.items()))
+    clause = f"{begins} {rng.choice(_TOWNS)}, {_thing(rng)}."
+    return {"clause_text": clause, "clause_type": kind}
 
 
 @_draw
@@ -227,19 +229,19 @@ def _reuters(rng: random.Random) -> Row:
     }
 
 
-def _choices(rng: random.Random, marks: str, separator: str = "\n") -> tuple[str, str, str]:
-    """(question, numbered choices, the mark of the right one) of a sum."""
+def _choices(rng: random.Random, marks: str) -> tuple[str, str]:
+    """(a sum to be done with its numbered choices, the mark of the right one)."""
     first, second = rng.randrange(2, 99), rng.randrange(2, 99)
     right = rng.randrange(len(marks))
     sums = [first + second + place - right for place in range(len(marks))]
-    listed = separator.join(f"{mark}: {value}" for mark, value in zip(marks, sums, strict=True))
-    return f"What is {first} + {second}?", listed, marks[right]
+    listed = "\n".join(f"{mark}: {value}" for mark, value in zip(marks, sums, strict=True))
+    return f"What is {first} + {second}?\n\n{listed}", marks[right]
 
 
 @_draw
 def _mmlu(rng: random.Random) -> Row:
-    question, choices, answer = _choices(rng, "0123")
-    return {"prompt": f"{question}\n\n{choices}", "completion": answer}
+    question, answer = _choices(rng, "0123")
+    return {"prompt": question, "completion": answer}
 
 
 # Math
@@ -269,8 +271,8 @@ def _winogrande(rng: random.Random) -> Row:
 
 @_draw
 def _arc_combined(rng: random.Random) -> Row:
-    question, choices, answer = _choices(rng, "ABCDE")
-    return {"realized_prompt": f"{question}\n\n{choices}", "answerKey": answer}
+    question, answer = _choices(rng, "ABCDE")
+    return {"realized_prompt": question, "answerKey": answer}
 
 
 @_draw
@@ -291,7 +293,7 @@ def _pair(first: str, second: str) -> Draw:
 
     def draw(rng: random.Random) -> Row:
         thing, other, label = _thing(rng), _thing(rng), rng.randrange(2)
-        said = thing if label else other
+        said = (other, thing)[label]
         return {first: f"Where is the {thing}?", second: f"The {said} is where?", "label": label}
 
     return draw

@@ -36,7 +36,10 @@ PARQUET_EXPORT = (
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Rows of one split, each with the task's input and target columns and no others."""
+    """Rows of one split, each with the task's input and target columns and no others.
+
+    But for the task's hidden columns, which are kept where the source has them.
+    """
 
     task: Task  # as this split sees it (Task.for_split)
     rows: list[Row]
@@ -130,6 +133,7 @@ def _rows(source: _Source, task: Task) -> Iterator[Row | None]:
                 yield None
                 continue
             cut = {column: row[column] for column in task.columns}
+            cut |= {column: row[column] for column in task.hidden if column in row}
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise SourceUnavailable(
                 f"row {index} of {source.name} is not of the shape that task '{task.name}' reads "
@@ -198,7 +202,8 @@ def _read_parquet(path: Path, task: Task) -> list[Row]:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             missing = [column for column in task.columns if column not in names]
-            found = [] if missing else file.read(columns=list(task.columns)).to_pylist()
+            wanted = [*task.columns, *(column for column in task.hidden if column in names)]
+            found = [] if missing else file.read(columns=wanted).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise SourceUnavailable(
             f"{path} cannot be read as Parquet ({error}); replace it, or remove it "

@@ -11,6 +11,7 @@ import random
 import re
 import sqlite3
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,17 +68,24 @@ class Result:
     rows: tuple[tuple[Any, ...], ...]  # in the order SQLite gave them
 
 
-def agree(schema_text: str, gold: str, query: str) -> bool:
+Rows = Sequence[tuple[object, ...]]
+Fill = Callable[[Schema, random.Random], Rows]  # makes up rows, one cell for each column
+
+
+def agree(schema_text: str, gold: str, query: str, fill: Fill | None = None) -> bool:
     """Whether both queries give the same rows on every filling of the table.
 
-    The fillings hold the values that the gold query names, and values beside them. Order counts
-    only when the gold query sorts at its outermost level; names of result columns never do. Raises
-    QueryRefused when `query` cannot be run, or `gold` or the schema.
+    The fillings hold the values that the gold query names, and values beside them, unless `fill`
+    makes them; they are the same every time. Order counts only when the gold query sorts at its
+    outermost level; names of result columns never do. Raises QueryRefused when `query` cannot be
+    run, or `gold` or the schema.
     """
     schema = Schema(schema_text)
     same = True
     for number in range(DATABASES):
-        with _Playground(schema, gold, number) as playground:
+        rng = _draws(schema, gold, number)
+        rows = fill(schema, rng) if fill else _made_up_rows(schema, gold, rng)
+        with _Playground(schema, rows) as playground:
             answer = playground.run(query)
             same = same and _equal(playground.run(gold), answer, ordered=_sorts(gold))
     return same
@@ -102,12 +110,12 @@ def _comparable(row: tuple[Any, ...]) -> tuple[Any, ...]:
 class _Playground:
     """One filling of the table in memory, open for reading only."""
 
-    def __init__(self, schema: Schema, gold: str, number: int) -> None:
+    def __init__(self, schema: Schema, rows: Rows) -> None:
         self.schema = schema
         self.steps_left = 0
         self.connection = sqlite3.connect(":memory:", isolation_level=None)
         try:
-            self._fill(gold, number)
+            self._fill(rows)
         except sqlite3.Error as error:
             self.connection.close()
             raise QueryRefused(f"the table cannot be made: {error}") from error
@@ -119,10 +127,9 @@ class _Playground:
     def __exit__(self, *_: object) -> None:
         self.connection.close()
 
-    def _fill(self, gold: str, number: int) -> None:
+    def _fill(self, rows: Rows) -> None:
         self.connection.execute(self.schema.create())
         marks = ", ".join("?" for _ in self.schema.columns)
-        rows = _made_up_rows(self.schema, gold, number)
         self.connection.executemany(f'INSERT INTO "{self.schema.table}" VALUES ({marks})', rows)
 
     def _close_doors(self) -> None:
@@ -168,10 +175,13 @@ class _Playground:
         return Result(tuple(rows))
 
 
-def _made_up_rows(schema: Schema, gold: str, number: int) -> list[tuple[object, ...]]:
-    """ROWS rows. Ints of a column are all different, so that sorting by one leaves no ties."""
+def _draws(schema: Schema, gold: str, number: int) -> random.Random:
     seed = hashlib.sha256(f"{schema.create()}|{gold}|{number}".encode("utf-8", "replace")).digest()
-    rng = random.Random(int.from_bytes(seed[:8], "big"))
+    return random.Random(int.from_bytes(seed[:8], "big"))
+
+
+def _made_up_rows(schema: Schema, gold: str, rng: random.Random) -> Rows:
+    """ROWS rows. Ints of a column are all different, so that sorting by one leaves no ties."""
     named = [text.replace("''", "'") for text in _STRING.findall(gold)]
     numbers = [int(found) for found in _NUMBER.findall(_STRING.sub("''", gold))]
     columns = [

@@ -41,6 +41,7 @@ class Evaluation:
     prompt: str
     inputs: tuple[str, ...]
     target: str
+    hidden: tuple[str, ...] = ()  # columns for the grader alone, kept where a source has them
     hub: HubSource | None = None
 
 
@@ -54,7 +55,10 @@ class Task:
     prompt: str  # template; {column} marks an input column
     inputs: tuple[str, ...]
     target: str
-    metric: str  # a name in tasks/grading.py
+    metric: str  # of the headline score; a name in tasks/grading.py
+    secondary: tuple[str, ...] = ()  # scores beside it; names in tasks/grading.py
+    lenient: str | None = None  # how a lenient parser reads an answer; None: there is none
+    hidden: tuple[str, ...] = ()  # as in Evaluation
     labels: tuple[str, ...] = ()  # the closed set of answers; empty when the answer is open
     stop: tuple[str, ...] = ("\n",)  # strings at which an answer ends, the same for every model
     max_new_tokens: int = 64
@@ -71,12 +75,17 @@ class Task:
         if split == "train" or other is None:
             return self
         return replace(
-            self, prompt=other.prompt, inputs=other.inputs, target=other.target, hub=other.hub
+            self,
+            prompt=other.prompt,
+            inputs=other.inputs,
+            target=other.target,
+            hidden=other.hidden,
+            hub=other.hub,
         )
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns a row must have: inputs, then target."""
+        """The columns a row must have: inputs, then target. What it may have are `hidden` ones."""
         return (*self.inputs, self.target)
 
     def render(self, row: Row) -> str:

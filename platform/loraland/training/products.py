@@ -55,6 +55,11 @@ class _FrozenProduct(torch.autograd.Function):
         return (onednn(gradients[0].contiguous(), ctx.weight.t()) if wanted else None), None, None
 
 
+def has_fast_products(device: torch.device) -> bool:
+    """Whether `fast_products` changes the arithmetic of training there; always the same answer."""
+    return device.type == "cpu" and has_onednn() and _mkl_is_slow()
+
+
 @contextmanager
 def fast_products(base: LoadedBase) -> Iterator[bool]:
     """A base that trains faster inside the block, where that can be; whether it does.
@@ -63,7 +68,7 @@ def fast_products(base: LoadedBase) -> Iterator[bool]:
     decides is the kind of processor and never a measurement, so that a run that is killed and
     started again goes on with the same arithmetic. Changes nothing on a GPU or in bf16.
     """
-    if base.device.type != "cpu" or not has_onednn() or not _mkl_is_slow():
+    if not has_fast_products(base.device):
         yield False
         return
     found = [
