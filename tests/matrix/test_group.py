@@ -153,6 +153,7 @@ def test_what_takes_a_whole_group_down_is_put_down_for_each_cell(storage, monkey
     assert [status.state for status in Ledger(storage).status(cells)] == ["failed"] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fuse", [1, 3])
 def test_retries_load_a_base_only_when_that_of_the_others_is_gone(storage, monkeypatch, fuse):
     """The tasks `dates` and `sql` go wrong at first, one of them with an error."""
