@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
+from loraland import display_matrix
 from loraland.adapters.card import Score
 from loraland.display import CellProgress, score_table
-from loraland.matrix.cell import CellEvent
+from loraland.matrix.cell import FINISHED, CellEvent
 
 SCORE = Score(
     metric="sql_execution",
@@ -66,3 +68,18 @@ def test_progress_without_a_terminal_is_lines() -> None:
     lines = screen.file.getvalue()  # type: ignore[attr-defined]
     assert "a/b: training 12/24, loss 0.500, validation 0.250" in lines
     assert "training 3/24" not in lines
+
+
+def test_progress_of_a_matrix_without_a_terminal_is_a_line_for_each_stage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = Console(file=io.StringIO(), width=200, force_terminal=False)
+    monkeypatch.setattr(display_matrix, "err", screen)
+    with display_matrix.MatrixProgress(["a/b"]) as progress:
+        progress.show(CellEvent("a/b", "train", 1, 24, 1.5, note="training"))
+        progress.show(CellEvent("a/b", "train", 2, 24, 1.4, note="training"))
+        progress.show(CellEvent("a/b", "judge", 1, 100))
+        progress.show(CellEvent("a/b", FINISHED, 1, 1))
+    lines = [line.strip() for line in screen.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    told = [line for line in lines if line.startswith("a/b")]
+    assert told == ["a/b: training", "a/b: judge", "a/b done"]

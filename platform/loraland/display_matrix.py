@@ -49,6 +49,7 @@ class MatrixProgress:
         self._all = self._progress.add_task("cells", total=len(labels))
         self._bars: dict[str, Any] = {}
         self._ended: set[str] = set()
+        self._stages: dict[str, str] = {}  # told last, of each cell at work
 
     def __enter__(self) -> MatrixProgress:
         self._progress.start()
@@ -58,7 +59,7 @@ class MatrixProgress:
         self._progress.stop()
 
     def show(self, event: CellEvent) -> None:
-        """Move the bars; on a screen that is no terminal, a line for each cell that ends."""
+        """Move the bars; on a screen that is no terminal, a line for each stage of a cell."""
         if event.stage in (FINISHED, FAILED):
             self._drop(event.cell)
             if event.cell in self._ended:
@@ -71,6 +72,11 @@ class MatrixProgress:
                 marks = f" ({event.note})" if event.note else ""
                 err.print(f"{event.cell} done{marks}", markup=False, highlight=False)
             return
+        if self._stages.get(event.cell) != event.stage:
+            self._stages[event.cell] = event.stage
+            if not err.is_terminal:
+                words = event.note or event.stage
+                err.print(f"{event.cell}: {words}", markup=False, highlight=False)
         if event.cell not in self._bars and len(self._bars) < SHOWN:
             self._bars[event.cell] = self._progress.add_task(event.cell)
         if (bar := self._bars.get(event.cell)) is not None:
@@ -81,6 +87,7 @@ class MatrixProgress:
             )
 
     def _drop(self, label: str) -> None:
+        self._stages.pop(label, None)
         if (bar := self._bars.pop(label, None)) is not None:
             self._progress.remove_task(bar)
 
