@@ -124,6 +124,12 @@ def test_a_stop_token_ends_the_answer_and_is_not_sent(zoo, answers_of, engine_of
             tokens, end = await collect(engine.submit(request))
             assert tokens == whole[:cut]
             assert (end.reason, end.generated_tokens) == ("stop", cut + 1)
+            assert (end.stop.id, end.stop.index, end.stop.logprob) == (stop, cut, None)
+            request = ask(1, PROMPTS[0], stop_token_ids=frozenset({stop}), logprobs=0)
+            _, end = await collect(engine.submit(request))
+            assert end.stop.logprob < 0
+            _, end = await collect(engine.submit(ask(2, PROMPTS[0], max_new_tokens=cut)))
+            assert end.stop is None
 
     asyncio.run(scenario())
 

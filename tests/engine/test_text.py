@@ -384,6 +384,43 @@ def test_tokens_of_a_stop_string_are_not_scored(byte_tokenizer, data):
         assert all(score.offset < shown for score in part.tokens)
 
 
+@given(data=st.data())
+def test_the_end_tells_the_token_that_completed_the_stop_string_unless_it_was_told(
+    byte_tokenizer, data
+):
+    text = data.draw(st.text("abc", max_size=20))
+    stop = data.draw(st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=2))
+    tokens = encode(byte_tokenizer, text)
+    parts, last = scored_pieces(ScoredScript(tokens), byte_tokenizer, stop)
+    found = [(text.find(s) + len(s), text.find(s)) for s in stop if s in text]
+    assert last.stop_string == bool(found)
+    if not found:
+        assert last.last is None
+        return
+    completed = min(found)[0] - 1
+    assert (last.last.id, last.last.index) == (tokens[completed], completed)
+    assert all(score.token.index < completed for part in parts for score in part.tokens)
+
+
+def test_a_token_that_is_in_a_piece_is_not_told_again_at_the_end(piece_tokenizer):
+    (ab,) = (piece_tokenizer.convert_tokens_to_ids("▁ab"),)
+    parts, last = scored_pieces(ScoredScript([ab, ab]), piece_tokenizer, ["b"])
+    assert [score.token.index for part in parts for score in part.tokens] == [0]
+    assert (last.text, last.stop_string, last.last) == ("a", True, None)
+
+
+def test_the_end_tells_the_stop_token(byte_tokenizer):
+    class Ends(ScoredScript):
+        async def _play(self, request):
+            async for event in super()._play(request):
+                end = isinstance(event, Finished)
+                yield event._replace(stop=Token(2, 2, -0.5)) if end else event
+
+    tokens = encode(byte_tokenizer, "ab")
+    _, last = scored_pieces(Ends(tokens, "stop"), byte_tokenizer)
+    assert (last.finish_reason, last.stop_string, last.last) == ("stop", False, Token(2, 2, -0.5))
+
+
 def test_offsets_count_from_the_first_word_where_blanks_are_trimmed(byte_tokenizer):
     tokens = encode(byte_tokenizer, "  ab")
     parts, last = scored_pieces(ScoredScript(tokens), byte_tokenizer, trim=True)

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from loraland.bases.loading import LoadedBase
 from loraland.engine.blocks import BlockPool
 from loraland.engine.canary import EXACT, Tolerance
+from loraland.engine.cuda_graph import capture_for
 from loraland.engine.desk import Desk, Worker, busy, cut_off, failed
 from loraland.engine.eviction import POLICIES
 from loraland.engine.openmp import release_team
@@ -78,7 +79,14 @@ class BatchedEngine:
         kv = PagedKv(model, limits.blocks, limits.block_tokens, limits.seat_tokens)
         # One slot more than residency knows: for examinations.
         self._bank = LoraBank(model, slots=limits.slots + 1, max_rank=limits.max_rank)
-        self._runner = Runner(model, self._bank, kv)
+        self._runner = Runner(
+            model,
+            self._bank,
+            kv,
+            graph_rows=limits.rows,
+            graph_tokens=self.context_tokens,
+            capture=capture_for(kv) if limits.cuda_graphs else None,
+        )
         self._worker = Worker("engine")
         slots = Slots(self._bank, self._runner, self._worker)
         self._residency = Residency(
@@ -189,7 +197,7 @@ class BatchedEngine:
             free_blocks=self._pool.free,
             slots=self._limits.slots,
             working_set=self._residency.working_set(WORKING_SET_S, time.monotonic()),
-            ops=self._bank.stats,
+            ops=self._bank.stats | self._runner.stats,
         )
 
     def check_open(self) -> None:
@@ -300,6 +308,7 @@ class BatchedEngine:
             )
         except Exception as error:
             logger.exception("a pass of %d rows failed", len(works))
+            self._desk.counts.failed_passes += 1
             outcomes = [failed("a pass", error)] * len(works)
         try:
             await self._take(works, tickets, outcomes)

@@ -37,7 +37,16 @@ LIMITS = LLParserLimits(
 # Models that are unsure of JSON like to write blanks without end.
 JSON_OPTIONS: Any = {"whitespace_pattern": r"[ \t\r\n]{1,32}"}
 
-Kind = Literal["json_object", "json_schema", "regex", "choice"]
+# Before the JSON of a call in an answer; models that were trained for tools know it, too.
+CALL_MARK = "<tool_call>"
+CALL_OPTIONS: Any = {"whitespace_pattern": " "}  # nobody reads a call; one blank at most
+CALL_RULES = rf"""
+head[lazy]: TEXT "{CALL_MARK}"
+TEXT: /(.|\n)*/
+BLANK: /[ \n]{{1,4}}/
+"""
+
+Kind = Literal["json_object", "json_schema", "regex", "choice", "call", "text_or_call"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +54,9 @@ class Grammar:
     """What an answer must match, as it was asked for."""
 
     kind: Kind
-    text: str = ""  # the schema as JSON, the expression, or the choices as a JSON list of texts
+    # The schema as JSON, the expression, or the choices as a JSON list of texts. A call is
+    # CALL_MARK and JSON that matches the schema; `text_or_call` takes any text before it, or alone.
+    text: str = ""
 
 
 class ConstraintCompiler:
@@ -154,8 +165,11 @@ def _source(grammar: Grammar) -> str:
         return str(LLMatcher.grammar_from_regex("|".join(map(_literal, _choices(grammar)))))
     schema = '{"type": "object"}' if grammar.kind == "json_object" else grammar.text
     try:
-        if not isinstance(json.loads(schema), dict):
+        document = json.loads(schema)
+        if not isinstance(document, dict):
             raise _wrong(grammar, "it must be a JSON object")
+        if grammar.kind in ("call", "text_or_call"):
+            return _call_source(document, optional=grammar.kind == "text_or_call")
         return str(LLMatcher.grammar_from_json_schema(schema, defaults=JSON_OPTIONS))
     except RecursionError:
         raise _wrong(grammar, "it is nested too deeply") from None
@@ -163,6 +177,13 @@ def _source(grammar: Grammar) -> str:
         if isinstance(error, InvalidRequest):
             raise
         raise _wrong(grammar, str(error)) from error
+
+
+def _call_source(schema: dict[str, Any], *, optional: bool) -> str:
+    start = "TEXT | head BLANK? call" if optional else f'"{CALL_MARK}" call'
+    document = json.dumps({**schema, "x-guidance": CALL_OPTIONS})
+    rules = f"%llguidance {{}}\nstart: {start}\ncall: %json {document}"
+    return str(LLMatcher.grammar_from_lark(rules + (CALL_RULES if optional else "")))
 
 
 def _choices(grammar: Grammar) -> list[str]:

@@ -32,6 +32,7 @@ class Counts:
     reused_tokens: int = 0
     passes: int = 0
     pass_tokens: int = 0
+    failed_passes: int = 0
     hits: int = 0
     misses: int = 0
     hit_ttft_ms: float = 0.0

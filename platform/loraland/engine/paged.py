@@ -1,8 +1,8 @@
 """The paged KV cache, and attention over it, behind transformers' attention interface.
 
 The tokens of many rows are packed into one sequence of a forward pass; the linear layers see no
-rows at all. Here each row attends to its own blocks only. Plain torch, on a CPU and on a GPU.
-Knows blocks and lengths; nothing of requests or adapters.
+rows at all. Here each row attends to its own blocks only: in plain torch, but where a kernel serves
+rows that generate, on a GPU. Knows blocks and lengths; nothing of requests or adapters.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from loraland.engine.attention import Call, attention, attention_by_products
+from loraland.engine.kernel_choice import Heads
+from loraland.engine.kernels import PagedAttention, kernel_for
 from loraland.engine.seats import Seat, Seats
-from loraland.engine.spans import Pass, Span
+from loraland.engine.spans import FixedPass, Pass, Span
 from loraland.errors import BaseUnavailable
 
 NAME = "loraland_paged"  # among transformers' attention functions
@@ -34,25 +36,37 @@ class PagedKv:
     """
 
     def __init__(
-        self, model: PreTrainedModel, blocks: int, block_size: int, seat_tokens: int = 0
+        self,
+        model: PreTrainedModel,
+        blocks: int,
+        block_size: int,
+        seat_tokens: int = 0,
+        kernel: PagedAttention | None = None,
     ) -> None:
         """Makes the model attend through this cache until `detach`.
 
-        `seat_tokens` bounds the second copies; a GPU gathers fast and has none. Raises
-        BaseUnavailable for a model whose attention does not fit in blocks.
+        `seat_tokens` bounds the second copies; only a CPU has them. `kernel` attends for rows that
+        generate; by default the best that works on the model's GPU. Raises BaseUnavailable for a
+        model whose attention does not fit in blocks.
         """
         self.block_size = block_size
         self.device, self.dtype = model.device, model.get_input_embeddings().weight.dtype
         self._layers = _attention_layers(model)
         self._model, self._before = model, model.config._attn_implementation
-        self._current: Pass | None = None
+        heads = [_heads(module) for module in self._layers]
+        self.kernel = kernel or kernel_for(heads, block_size, self.device, self.dtype)
+        self.scratch = blocks  # a block more, which nobody reads: where padding rows write
+        self.stats: Counter[str] = Counter()  # passes in which a kernel attended, by its name
+        self._current: Pass | FixedPass | None = None
         self._left = 0  # layers of the present pass that have not attended yet
         self._scratch = torch.empty(0, device=self.device, dtype=self.dtype)
         self._pools: dict[int, Tensor] = {}
-        self._seats = Seats(seat_tokens if self.device.type == "cpu" else 0)
+        seated = self.device.type == "cpu" and self.kernel is None
+        self._seats = Seats(seat_tokens if seated else 0)
         self._seated: dict[int, dict[int, Tensor]] = {}  # by layer, and by size of seat
         for module in self._layers:
-            shape = (2, _kv_heads(module), blocks, block_size, module.head_dim)
+            held = blocks + (self.kernel is not None)
+            shape = (2, _heads(module).kv, held, block_size, module.head_dim)
             self._pools[module.layer_idx] = torch.zeros(shape, device=self.device, dtype=self.dtype)
             self._seated[module.layer_idx] = {}
             module.__dict__["paged_kv"] = self  # not a submodule
@@ -78,10 +92,23 @@ class PagedKv:
                 seats[i] = seat
                 if seat and is_fresh:
                     fresh.append((spans[i], seat))
-        now = Pass(spans, seats, self.block_size, self.device, self.dtype)
+        now = Pass(spans, seats, self.block_size, self.device, self.dtype, self.kernel is not None)
         self._fill(now, fresh, Counter(seat.size for seat in seats if seat))
+        if self.kernel is not None and now.singles is not None:
+            self.kernel.plan(now.singles)
+            self.stats[self.kernel.name] += 1
         self._current, self._left = now, len(self._layers)
         return now.order
+
+    def plan_fixed(self, now: FixedPass) -> None:
+        """Say what a pass over fixed tensors holds, before it is captured or replayed."""
+        assert self.kernel is not None
+        self.kernel.plan(now.singles, fixed=True)
+        self.stats[self.kernel.name] += 1
+
+    def begin_fixed(self, now: FixedPass) -> None:
+        """The next forward pass is this one, which is planned already; no tensor is touched."""
+        self._current, self._left = now, len(self._layers)
 
     @torch.inference_mode()
     def _fill(
@@ -147,9 +174,19 @@ class PagedKv:
             flat = pool.flatten(2, 3)  # a view
             flat[0].index_copy_(1, now.places, key)
             flat[1].index_copy_(1, now.places, value)
+        singles: Tensor | None = None
+        if now.singles is not None:
+            assert self.kernel is not None
+            alone = query[:, now.singles.part].transpose(0, 1)
+            singles = self.kernel.run(alone, pool, call)
+            if not now.prompts:
+                self._left -= 1
+                return singles
         # (kv heads, heads per kv head, tokens, size)
         shared = query.view(len(key), -1, *query.shape[1:])
         out = query.new_empty(query.shape[1], *shared.shape[:2], query.shape[2])
+        if now.singles is not None and singles is not None:
+            out[now.singles.part] = singles.view(-1, *out.shape[1:])
         for which, prompt in enumerate(now.prompts):
             part = prompt.part
             out[part] = self._prompt(which, shared[:, :, part], key[:, part], value[:, part], call)
@@ -170,7 +207,7 @@ class PagedKv:
 
     def _prompt(self, which: int, query: Tensor, key: Tensor, value: Tensor, call: Call) -> Tensor:
         """query (kv heads, per kv head, tokens, size) -> (tokens, kv heads, per kv head, size)."""
-        assert self._current is not None
+        assert isinstance(self._current, Pass)
         table = self._current.prompts[which].table
         if table is not None:
             key, value = self._pools[call.layer].index_select(2, table).flatten(2, 3)
@@ -182,7 +219,7 @@ class PagedKv:
         """One token of each row: query (kv heads, per kv head, rows, size), held (2, rows, kv
         heads, width, size). Returns (rows, kv heads, per kv head, size).
         """
-        assert self._current is not None
+        assert isinstance(self._current, Pass)
         if self.device.type != "cpu" or self.dtype is not torch.float32 or call.softcap is not None:
             mask = self._current.group_mask(which, call.window)
             keys, values = held
@@ -261,6 +298,7 @@ def _attention_layers(model: PreTrainedModel) -> list[Any]:
     return found
 
 
-def _kv_heads(module: Any) -> int:
-    config = module.config
-    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+def _heads(module: Any) -> Heads:
+    query = module.config.num_attention_heads
+    kv = getattr(module.config, "num_key_value_heads", None) or query
+    return Heads(int(query), int(kv), int(module.head_dim))

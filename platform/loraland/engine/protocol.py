@@ -106,6 +106,7 @@ class Finished(NamedTuple):
     queue_ms: float  # from submission to the start of the first step
     first_token_ms: float  # from submission to the first token; equals total_ms when none came
     total_ms: float
+    stop: Token | None = None  # the stop token that ended it, which is no event of its own
 
 
 Event = Token | Finished
@@ -123,6 +124,7 @@ class Stats(NamedTuple):
     reused_tokens: int = 0  # of prompts, that the prefix cache saved
     passes: int = 0  # forward passes
     pass_tokens: int = 0  # computed in all of them; by passes and budget, the batch's fill
+    failed_passes: int = 0  # of them, or of the reference's batches, that raised
     preemptions: int = 0
     blocks: int = 0  # of the KV cache
     free_blocks: int = 0  # now
@@ -132,7 +134,9 @@ class Stats(NamedTuple):
     misses: int = 0  # of those whose adapter was not
     hit_ttft_ms: float = 0.0  # sum over the hits, from submission to the first token
     miss_ttft_ms: float = 0.0  # sum over the misses
-    ops: Mapping[str, int] = MappingProxyType({})  # how often each multi-LoRA operation was chosen
+    # How often each multi-LoRA operation was chosen; on a GPU also how passes attended, and how
+    # many were replayed from a graph.
+    ops: Mapping[str, int] = MappingProxyType({})
 
 
 class Engine(Protocol):

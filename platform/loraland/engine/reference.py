@@ -213,6 +213,7 @@ class ReferenceEngine:
                 await self._run(batch)
             except Exception as error:
                 logger.exception("a batch of %d requests failed", len(batch))
+                self._desk.counts.failed_passes += 1
                 for ticket in batch:
                     self._fail(ticket, failed("a step", error))
             finally:

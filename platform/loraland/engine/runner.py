@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from loraland.engine.graphs import Batch, Buffers, Capture, DecodeGraphs, Output, Step, batch_sizes
 from loraland.engine.paged import PagedKv
 from loraland.engine.sampling import NOT_FINITE, Choice, Chooser, choose_rows
 from loraland.engine.scheduler import Work
-from loraland.engine.spans import Span
+from loraland.engine.spans import Held, Span
 from loraland.errors import EngineFailed
 from loraland.lora.bank import LoraBank
 from loraland.lora.rows import Rows
@@ -27,9 +28,29 @@ Outcome = Choice | EngineFailed | None  # None: the row goes on without a choice
 class Runner:
     """One model with its cache and its adapters. Not thread-safe."""
 
-    def __init__(self, model: PreTrainedModel, bank: LoraBank, kv: PagedKv) -> None:
-        """A frozen model in eval mode; `close` gives it back as it was."""
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        bank: LoraBank,
+        kv: PagedKv,
+        *,
+        graph_rows: int = 0,
+        graph_tokens: int = 0,
+        capture: Capture | None = None,
+    ) -> None:
+        """A frozen model in eval mode; `close` gives it back as it was.
+
+        With `capture`, passes in which all rows generate are captured, up to `graph_rows` rows of
+        `graph_tokens` tokens each.
+        """
         self._model, self._bank, self._kv = model, bank, kv
+        self._graphs: DecodeGraphs | None = None
+        if capture is not None:
+            buffers = Buffers(graph_rows, graph_tokens, kv.block_size, kv.scratch, kv.device)
+            self._graphs = DecodeGraphs(
+                batch_sizes(graph_rows), buffers, kv.plan_fixed, self._fixed, capture,
+                lambda: bank.epoch,
+            )  # fmt: skip
         self._hidden: Tensor | None = None
         decoder: Any = model.base_model
         self._hook = decoder.register_forward_hook(self._keep_hidden)
@@ -48,15 +69,24 @@ class Runner:
         """
         if not works:
             return []
-        spans = [Span(work.start, work.size, work.row.blocks, work.row) for work in works]
-        order = self._kv.begin(spans)
+        logits = self._replayed(works, slots)
+        order = list(range(len(works)))
+        if logits is None:
+            spans = [Span(work.start, work.size, work.row.blocks, work.row) for work in works]
+            order = self._kv.begin(spans)
         packed = [works[i] for i in order]
         ends = _ends(packed)
         chosen = [i for i, work in enumerate(packed) if work.chooses]
         outcomes: list[Outcome] = [None] * len(works)
-        logits = self._logits(
-            packed, [spans[i] for i in order], [slots[i] for i in order], [ends[i] for i in chosen]
-        )
+        if logits is None:
+            logits = self._logits(
+                packed,
+                [spans[i] for i in order],
+                [slots[i] for i in order],
+                [ends[i] for i in chosen],
+            )
+        elif len(chosen) < len(works):
+            logits = logits[chosen]
         choices = choose_rows([choosers[order[i]] for i in chosen], logits)
         for i, choice in zip(chosen, choices, strict=True):
             outcomes[order[i]] = choice
@@ -78,9 +108,50 @@ class Runner:
 
     def close(self) -> None:
         """Give the model its own layers and its own attention back."""
+        if self._graphs is not None:
+            self._graphs.close()
         self._hook.remove()
         self._kv.detach()
         self._bank.detach()
+
+    @property
+    def stats(self) -> dict[str, int]:
+        """Passes in which a kernel attended, and those that were replayed from a graph."""
+        found = {f"attention_{name}": passes for name, passes in self._kv.stats.items()}
+        if self._graphs is not None:
+            found |= {"graph_captures": self._graphs.captured, "graph": self._graphs.replayed}
+        return found
+
+    def _replayed(self, works: Sequence[Work], slots: Sequence[int]) -> Tensor | None:
+        """(works, vocabulary): the logits after each, where all of them generate and a graph can
+        be had. None: the pass is to be computed as any other.
+        """
+        if self._graphs is None or any(work.size > 1 or work.start == 0 for work in works):
+            return None
+        self._bank.check_held(slots)
+        steps = [
+            Step(row.tokens[start], slot, Held(row.blocks, start + 1))
+            for (row, start, _), slot in zip(works, slots, strict=True)
+        ]
+        output = self._graphs.run(steps)
+        if output is None:
+            return None
+        self._hidden = output.hidden[None]
+        return output.logits
+
+    def _fixed(self, batch: Batch) -> Output:
+        """A pass of single tokens as a function of the tensors of its batch alone."""
+        self._kv.begin_fixed(batch.fixed)
+        self._bank.bind(batch.rows)
+        output = self._model(
+            input_ids=batch.ids,
+            position_ids=batch.positions,
+            attention_mask=None,
+            use_cache=False,
+        )
+        assert self._hidden is not None
+        hidden, self._hidden = self._hidden[0], None
+        return Output(output.logits[0], hidden)
 
     @torch.inference_mode()
     def _logits(

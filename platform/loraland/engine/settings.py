@@ -24,6 +24,9 @@ class EngineLimits:
     # benchmarks/residency_replay.py.
     eviction: Literal["lru", "gdsf"] = "lru"
     loads: int = 4  # adapters read from disk at once
+    # On a GPU: replay passes in which all rows generate, in place of launching a thousand kernels.
+    # Costs memory for each batch size; off for what cannot be captured.
+    cuda_graphs: bool = True
 
     @property
     def blocks(self) -> int:

@@ -1,8 +1,8 @@
 """What one forward pass holds: the tokens of many rows packed into one sequence, and who sees what.
 
-Prompts are attended to one by one. Single tokens are attended to together, those in seats of one
-size, and those without a seat where their lengths are similar. Plans and masks only; the keys and
-values are the paged cache's.
+Prompts are attended to one by one. Single tokens are attended to together: all of them by a kernel
+that reads block tables; else those in seats of one size, and those without a seat where their
+lengths are similar. Plans and masks only; the keys and values are the paged cache's.
 """
 
 from __future__ import annotations
@@ -51,6 +51,46 @@ class Group(NamedTuple):
     seat_size: int = 0  # tokens; its rows are in the seats from 0 on
 
 
+class Held(NamedTuple):
+    """What a row of one token attends to, as the host knows it."""
+
+    blocks: Sequence[int]  # of the row; at least as many as its tokens need
+    length: int  # tokens, that of this pass included
+
+
+class Singles(NamedTuple):
+    """Rows of one token each whose blocks are read where they lie, by `PagedAttention`."""
+
+    part: slice  # of the pass
+    # (rows, blocks) int32; what a row does not need is its own first block, or nobody's.
+    table: Tensor
+    lengths: Tensor  # (rows,) int64, with the token of this pass
+    held: Sequence[Held]  # the same on the host
+
+    @classmethod
+    def of(cls, held: Sequence[Held], first: int, block_size: int, device: torch.device) -> Singles:
+        """Tables as wide as the longest row needs."""
+        width = -(-max(length for _, length in held) // block_size)
+        return cls(
+            slice(first, first + len(held)),
+            torch.tensor([table_row(blocks, width) for blocks, _ in held], dtype=torch.int32).to(
+                device
+            ),
+            torch.tensor([length for _, length in held], device=device),
+            held,
+        )
+
+
+class FixedPass(NamedTuple):
+    """A pass of single tokens over tensors that are the same pass after pass, only overwritten."""
+
+    tokens: int
+    places: Tensor  # (tokens,), block * size + offset
+    singles: Singles
+    prompts: tuple[()] = ()
+    groups: tuple[()] = ()
+
+
 class Pass:
     """Where the tokens of one forward pass go, and what they attend to; made once per pass."""
 
@@ -61,8 +101,13 @@ class Pass:
         block_size: int,
         device: torch.device,
         dtype: torch.dtype,
+        in_tables: bool = False,
     ) -> None:
-        """`seats` of each span; `order` says how the spans are packed."""
+        """`seats` of each span; `order` says how the spans are packed.
+
+        With `in_tables` single tokens are `singles`, for a kernel that reads blocks in place;
+        without it they are `groups`.
+        """
         self._device, self._dtype, self._block = device, dtype, block_size
         self.order = sorted(range(len(spans)), key=lambda i: _place(spans[i], seats[i], i))
         self.prompts: list[Prompt] = []
@@ -80,7 +125,14 @@ class Pass:
         self.tokens = first
         # (tokens,), block * size + offset; a pass of which nothing is kept has none.
         self.places = torch.tensor(places, device=device) if places else None
-        self.groups = self._groups(singles, self.tokens - len(singles))
+        alone = self.tokens - len(singles)  # the first of the single tokens
+        self.singles: Singles | None = None
+        self.groups: list[Group] = []
+        if not in_tables:
+            self.groups = self._groups(singles, alone)
+        elif singles:
+            held = [Held(span.blocks, span.start + 1) for span, _ in singles]
+            self.singles = Singles.of(held, alone, block_size, device)
         self._masks: dict[tuple[object, ...], Tensor] = {}
 
     def _prompt(self, first: int, span: Span) -> Prompt:
@@ -129,8 +181,7 @@ class Pass:
         most = -(-width // self._block)
         index: list[int] = []
         for span in spans:
-            held = list(span.blocks[:most])
-            index += held + held[:1] * (most - len(held))
+            index += table_row(span.blocks, most)
         return torch.tensor(index, device=self._device)
 
     def prompt_mask(self, which: int, window: int | None) -> Tensor:
@@ -173,6 +224,12 @@ class Pass:
             hidden |= distance >= window
         mask = torch.zeros(hidden.shape, dtype=self._dtype, device=self._device)
         return mask.masked_fill_(hidden, -math.inf)
+
+
+def table_row(blocks: Sequence[int], width: int) -> list[int]:
+    """The first blocks of a row, padded with its own first one: nobody else's is ever read."""
+    held = list(blocks[:width])
+    return held + held[:1] * (width - len(held))
 
 
 def _place(span: Span, seat: Seat | None, index: int) -> tuple[int, ...]:

@@ -1,7 +1,7 @@
 """Text around an engine: prompts become token ids, and ids become text as they come back.
 
 Sends no half character, and no text that may turn out to be the beginning of a stop string.
-Serving streams one answer with `complete`; judging gathers many with `complete_all`.
+Serving streams one answer with `complete`; judging gathers whole ones with `complete_whole`.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class Completion(NamedTuple):
     queue_ms: float
     first_token_ms: float
     total_ms: float
+    stop_string: bool  # whether a stop string ended it
+    last: Token | None  # what is in no piece: the stop token, or the end of the stop string
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, prompt: str) -> tuple[int, ...]:
@@ -200,22 +202,26 @@ async def _follow(
     cutter: StopFilter,
 ) -> AsyncGenerator[Piece | Completion, None]:
     detokenizer, texts, scores = Detokenizer(tokenizer), list[str](), _Scores(cutter)
+    last: Token | None = None
     try:
         async for event in events:
             if isinstance(event, Token):
-                text = detokenizer.push(event.id)
+                text, stopped_before = detokenizer.push(event.id), cutter.stopped
                 delta = cutter.push(text)
                 scores.add(event, text)
-                if cutter.stopped:
+                if cutter.stopped and not stopped_before:
+                    last = event
                     engine.cancel(request_id)
             else:
                 delta = cutter.push(detokenizer.flush()) + cutter.flush()
             tokens = scores.take(delta, last=isinstance(event, Finished))
+            if any(scored.token is last for scored in tokens):
+                last = None
             if delta or tokens:
                 texts.append(delta)
                 yield Piece(delta, tokens)
             if isinstance(event, Finished):
-                yield _completion("".join(texts), event, cutter.stopped)
+                yield _completion("".join(texts), event, cutter.stopped, last or event.stop)
     finally:
         engine.cancel(request_id)
 
@@ -248,7 +254,7 @@ class _Scores:
         return tuple(taken)
 
 
-def _completion(text: str, end: Finished, stopped: bool) -> Completion:
+def _completion(text: str, end: Finished, stopped: bool, last: Token | None) -> Completion:
     return Completion(
         text=text,
         finish_reason="stop" if stopped else end.reason,
@@ -257,6 +263,8 @@ def _completion(text: str, end: Finished, stopped: bool) -> Completion:
         queue_ms=end.queue_ms,
         first_token_ms=end.first_token_ms,
         total_ms=end.total_ms,
+        stop_string=stopped,
+        last=last,
     )
 
 
@@ -282,7 +290,9 @@ async def complete_all(
 
     async def work() -> None:
         for index in order:  # shared: each worker takes the next
-            answers[index] = await _answer(engine, tokenizer, requests[index], stop, trim)
+            answers[index] = await complete_whole(
+                engine, tokenizer, requests[index], stop, trim=trim
+            )
             if on_done is not None:
                 on_done(index)
 
@@ -292,13 +302,15 @@ async def complete_all(
     return [answers[index] for index in range(len(requests))]
 
 
-async def _answer(
+async def complete_whole(
     engine: Engine,
     tokenizer: PreTrainedTokenizerBase,
     request: Request,
-    stop: Sequence[str],
-    trim: bool,
+    stop: Sequence[str] = (),
+    *,
+    trim: bool = False,
 ) -> Completion | LoraLandError:
+    """Answer one request to its end; an error of ours is given, not raised."""
     answer: Completion | None = None
     try:
         async with aclosing(complete(engine, tokenizer, request, stop, trim=trim)) as parts:

@@ -65,25 +65,25 @@ class Ticket:
             self.end(choice)
             return None
         wishes = self.request.sampling
+        token = Token(choice.token_id, self.sent, choice.logprob, choice.top_logprobs)
+        stop: Token | None = None
         self.computed += 1
         if self.cancelled:
             reason = "cancelled"
         elif choice.token_id in wishes.stop_token_ids:
-            reason = "stop"
+            reason, stop = "stop", token
         else:
             self.first_token = self.first_token or time.perf_counter()
-            self.events.put_nowait(
-                Token(choice.token_id, self.sent, choice.logprob, choice.top_logprobs)
-            )
+            self.events.put_nowait(token)
             self.sent += 1
             if self.sent < wishes.max_new_tokens:
                 return choice.token_id
             reason = "length"
-        self.finish(reason)
+        self.finish(reason, stop)
         return None
 
-    def finish(self, reason: str) -> None:
-        """End it with its last event, once."""
+    def finish(self, reason: str, stop: Token | None = None) -> None:
+        """End it with its last event, once; `stop` is the stop token that ended it."""
         now = time.perf_counter()
         started = now if self.started is None else self.started
         first = now if self.first_token is None else self.first_token
@@ -95,6 +95,7 @@ class Ticket:
                 queue_ms=(started - self.submitted) * 1000,
                 first_token_ms=(first - self.submitted) * 1000,
                 total_ms=(now - self.submitted) * 1000,
+                stop=stop,
             )
         )
 

@@ -56,7 +56,7 @@ class LoraBank:
             WeakValueDictionary()
         )
         self._binding = Binding()
-        self.epoch = 0
+        self.epoch = 0  # grows when a layer or its stacks are replaced: a graph must follow
 
     # What is in the slots
 
@@ -135,15 +135,22 @@ class LoraBank:
         that is empty or does not exist: it would silently get the base's answer.
         """
         for given in (rows, head):
-            empty = set((given.present if given else None) or ()) - self._held.keys()
-            if empty:
-                raise ValueError(f"rows use slots {sorted(empty)}, which hold no adapter")
+            self.check_held((given.present if given else None) or ())
         binding = self._binding
         head = rows if head is None else head
         # Equal rows again, as in decoding: keep those for which everything is prepared.
         binding.rows = _same(binding.rows, rows)
         binding.head = binding.rows if head is rows else _same(binding.head, head)
         binding.dropout, binding.head_dropout = dropout, head_dropout
+
+    def check_held(self, slots: Iterable[int]) -> None:
+        """Raises ValueError when one of the slots is neither the base's nor an adapter's.
+
+        For rows whose slots only the device knows, which `bind` cannot look at.
+        """
+        empty = set(slots) - self._held.keys() - {BASE}
+        if empty:
+            raise ValueError(f"rows use slots {sorted(empty)}, which hold no adapter")
 
     # Training
 
