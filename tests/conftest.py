@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,3 +130,45 @@ def storage_uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     address = request.getfixturevalue("s3_endpoint")
     prefix = uuid.uuid4().hex
     return f"s3://shelf/{prefix}?endpoint_override={address}&scheme=http&region=us-east-1"
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of one headless Chromium for the whole session, or a skip that says why not.
+
+    It is not asked for through Playwright's own launcher, because that keeps an event loop running
+    as long as the browser lives, and other tests start loops of their own.
+    """
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("no chromium on the path; on Debian: apt-get install chromium")
+    home = tmp_path_factory.mktemp("chromium")
+    switches = (
+        "headless hide-scrollbars no-sandbox disable-gpu disable-quic no-first-run disable-sync "
+    )
+    switches += "disable-background-networking disable-component-update remote-debugging-port=0"
+    command = [program, *(f"--{switch}" for switch in switches.split()), f"--user-data-dir={home}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    place = home / "DevToolsActivePort"
+    for _ in range(600):  # a minute at most
+        if place.exists() and place.read_text().count("\n"):
+            break
+        assert process.poll() is None, f"{program} ended at once"
+        time.sleep(0.1)
+    port, path = place.read_text().split("\n")[:2]
+    yield f"ws://127.0.0.1:{port}{path}"
+    process.terminate()
+    process.wait(timeout=30)
+
+
+@pytest.fixture
+def browser(chromium: str) -> Iterator[Any]:
+    """Playwright's view of the session's Chromium; what a test opens is closed after it."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        connected = playwright.chromium.connect_over_cdp(chromium)
+        yield connected
+        for context in connected.contexts:
+            context.close()

@@ -14,7 +14,7 @@ from loraland.errors import InvalidConfiguration
 
 evaluation_app = typer.Typer()
 
-Format = Literal["table", "csv", "json", "parquet", "html"]
+Format = Literal["table", "csv", "json", "parquet"]
 
 
 @evaluation_app.command()
@@ -41,15 +41,16 @@ def leaderboard(
     """The finished cells of SPACE: scores, lifts, intervals, and which adapters beat their base.
 
     A claim is made only after correction over all comparisons. Needs no model; reads results and
-    samples from storage.
+    samples from storage. `loraland report` writes it as HTML.
     """
     from loraland.evaluation.leaderboard import leaderboard as build
     from loraland.matrix.space import load_space
     from loraland.matrix.standings import standings
+    from loraland.report.overlays import report_figures
 
     chosen = load_space(space)
     judged = standings(chosen, open_storage(), endpoint or [])
-    overlays = _report_figures() if published else []
+    overlays = report_figures() if published else []
     board = build(chosen.name, judged, len(chosen.cells), correction=correction, overlays=overlays)
     if format_ == "table" and to is None:
         _show(board, cells)
@@ -150,13 +151,15 @@ def _write(board: Any, format_: Format, to: Path | None) -> None:
     from loraland.evaluation import leaderboard_formats as formats
 
     if format_ == "table":
-        raise InvalidConfiguration("--out needs --format csv, json, parquet or html")
+        raise InvalidConfiguration(
+            "--out needs --format csv, json or parquet; `loraland report` writes HTML"
+        )
     if format_ == "parquet":
         if to is None:
             raise InvalidConfiguration("Parquet is no text; name a file with --out")
         content = formats.as_parquet(board)
     else:
-        text = {"csv": formats.as_csv, "json": formats.as_json, "html": formats.as_html}
+        text = {"csv": formats.as_csv, "json": formats.as_json}
         content = text[format_](board).encode()
     if to is None:
         sys.stdout.write(content.decode())
@@ -201,17 +204,3 @@ def _numbers(option: str, texts: Sequence[str]) -> dict[str, float]:
                 f"{option} is '{text}'; write NAME=NUMBER, such as unparsable=0.05"
             ) from None
     return found
-
-
-def _report_figures() -> list[Any]:
-    """The figures of the LoRA Land report as columns: its adapters, their bases, GPT-4."""
-    from loraland.analysis.study import load_study
-    from loraland.evaluation.leaderboard import Overlay
-
-    study = load_study()
-    places = {(cell.base, cell.task): cell for cell in study.cells}
-    return [
-        Overlay("report base", {place: cell.untuned for place, cell in places.items()}),
-        Overlay("report tuned", {place: cell.tuned for place, cell in places.items()}),
-        Overlay("report gpt-4", {place: study.gpt4[place[1]] for place in places}),
-    ]

@@ -41,6 +41,12 @@ class UnknownModel(LoraLandError, LookupError):
     status, code = 404, "model_not_found"
 
 
+class UnknownSpace(LoraLandError, LookupError):
+    """No space of that name is known here, or it has no such cell."""
+
+    status, code = 404, "space_not_found"
+
+
 class UnknownRecipe(LoraLandError, LookupError):
     """No recipe of that name, and no file at that path."""
 
@@ -177,6 +183,115 @@ class ConstraintFailed(EngineFailed):
     """A constraint on an answer led to a point where no token may follow, or grew too complex."""
 
     status, code = 422, "constraint_failed"
+
+
+class EndpointUnavailable(LoraLandError, ConnectionError):
+    """An outside endpoint did not answer, however often it was asked; what it gave is kept."""
+
+    status, code = 503, "endpoint_unavailable"
+
+
+class EndpointGarbled(LoraLandError, ValueError):
+    """What an outside endpoint sent is no answer: no JSON, no choices, wrong types, too much."""
+
+    status, code = 502, "endpoint_garbled"
+
+
+class EndpointRefused(LoraLandError, PermissionError):
+    """An outside endpoint takes no such request: key, account, model or a parameter."""
+
+    status, code = 424, "endpoint_refused"
+
+
+class BudgetExhausted(LoraLandError, RuntimeError):
+    """The next request to an outside endpoint might cost more than is left."""
+
+    status, code = 402, "budget_exhausted"
+
+
+class InvalidKey(LoraLandError, PermissionError):
+    """A request has no API key, or one that does not hold."""
+
+    status, code = 401, "invalid_api_key"
+
+
+class UnknownKey(LoraLandError, LookupError):
+    """No API key has that id."""
+
+    status, code = 404, "key_not_found"
+
+
+class ModelNotAllowed(LoraLandError, PermissionError):
+    """The key may not use that model, whether it exists or not."""
+
+    status, code = 403, "model_not_allowed"
+
+
+class AdminKeyRequired(LoraLandError, PermissionError):
+    """The key may ask models, but not change what is served or look at everything."""
+
+    status, code = 403, "admin_key_required"
+
+
+class ForeignOrigin(LoraLandError, PermissionError):
+    """A page of another site, or another name of this machine, asked a server without keys."""
+
+    status, code = 403, "foreign_origin"
+
+
+class RateLimited(LoraLandError, RuntimeError):
+    """A key has used up what it may for now; `retry_after_s` says when there is more."""
+
+    status, code = 429, "rate_limit_exceeded"
+    retry_after_s = 1.0
+
+
+class QuotaExhausted(RateLimited):
+    """A key has used up its tokens of today."""
+
+    status, code = 429, "insufficient_quota"
+
+
+class GatewayBusy(LoraLandError, RuntimeError):
+    """The gateway holds as many requests as it may."""
+
+    status, code = 429, "gateway_busy"
+
+
+class LimitsUnavailable(LoraLandError, RuntimeError):
+    """The limits of a key cannot be asked for now, and nothing passes without them."""
+
+    status, code = 503, "limits_unavailable"
+
+
+class RequestTimedOut(LoraLandError, TimeoutError):
+    """An answer, or its first token, took longer than the server allows; its work has ended."""
+
+    status, code = 504, "request_timed_out"
+
+
+class BodyTimedOut(LoraLandError, TimeoutError):
+    """A client took too long to send its request."""
+
+    status, code = 408, "body_timed_out"
+
+
+class UnknownReplica(LoraLandError, LookupError):
+    """No replica of that id answers."""
+
+    status, code = 404, "replica_not_found"
+
+
+class SourceRefused(LoraLandError, PermissionError):
+    """Adapters may not be brought in from that place, or it is no place at all."""
+
+    status, code = 403, "source_refused"
+
+
+class HeadersTooLarge(LoraLandError, ValueError):
+    """The address and the headers of a request are larger than any real ones."""
+
+    status, code = 431, "headers_too_large"
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 3) -> str:

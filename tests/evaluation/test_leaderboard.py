@@ -4,7 +4,6 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from loraland.evaluation.comparison import Pairs
 from loraland.evaluation.leaderboard import Judged, Leaderboard, Overlay, leaderboard
 from loraland.evaluation.leaderboard_formats import (
     as_csv,
-    as_html,
     as_json,
     as_parquet,
     records,
@@ -173,7 +171,6 @@ def test_a_study_without_a_finished_cell_claims_nothing() -> None:
     assert board.claims[0].tested == 0
     assert as_csv(board) == ""
     assert parquet.read_table(io.BytesIO(as_parquet(board))).num_rows == 0
-    assert "0 of 4 cells" in as_html(board)
     assert json.loads(as_json(board))["finished"] == 0
 
 
@@ -189,33 +186,6 @@ def test_all_formats_tell_the_same_numbers(board: Leaderboard) -> None:
     assert [float(line["lift"]) for line in lines] == [row["lift"] for row in told]
     assert lines[0]["report tuned"] == "0.5" and lines[1]["report tuned"] == ""
     assert lines[5]["p_value"] == ""
-
-
-class Tags(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.seen.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def test_html_shows_every_cell_and_escapes_what_it_is_told(board: Leaderboard) -> None:
-    page = Tags()
-    page.feed(as_html(board))
-    assert page.seen.count("table") == 3
-    assert "1 of 5 adapters beat their base" in page.text
-    evil = '<script>alert("x")</script>'
-    cells = [judged(evil, evil, wins=3, category=evil, **{evil: outcomes(3, 0, 20, 20)[1]})]
-    hostile = as_html(leaderboard(evil, cells, 1, overlays=[Overlay(evil, {(evil, evil): 0.1})]))
-    assert "<script" not in hostile and "&lt;script&gt;" in hostile
-    page = Tags()
-    page.feed(hostile)
-    assert "script" not in page.seen
 
 
 # From storage, and as a user types it
@@ -327,16 +297,6 @@ def test_an_endpoint_s_samples_are_found_by_their_items(
     assert [row["gpt-x_verdict"] for row in found["rows"]] == ["better", None]
     said = " ".join(run(space_file, "--endpoint", "gpt-y", code=1).stderr.split())
     assert "did you mean 'gpt-x'?" in said
-
-
-def test_the_report_s_figures_stand_beside_ours() -> None:
-    from loraland.cli_evaluation import _report_figures
-
-    base, tuned, gpt = _report_figures()
-    assert tuned.scores["phi-2", "bc5cdr"] == 0.950
-    assert base.scores["phi-2", "bc5cdr"] == pytest.approx(0.950 - 0.778)
-    assert gpt.scores["phi-2", "bc5cdr"] == 0.890
-    assert len(tuned.scores) == 310
 
 
 def test_an_unfinished_study_says_what_to_do(storage: Storage, space_file: str) -> None:

@@ -219,7 +219,7 @@ def test_a_job_submitted_from_the_checkout_trains_and_is_in_the_job_list(
 
 
 @pytest.mark.slow
-def test_a_space_is_run_as_a_job_and_a_second_job_finds_nothing_to_do(
+def test_a_space_is_run_as_a_job_another_finds_nothing_to_do_and_one_asks_more_items(
     ray_cluster: Any, tmp_path: Path
 ) -> None:
     address = f"http://{ray_cluster.dashboard_url}"
@@ -234,4 +234,8 @@ def test_a_space_is_run_as_a_job_and_a_second_job_finds_nothing_to_do(
     assert {entry.name.task for entry in published} == {"viggo", "legal"}
     second = submit(address, "matrix-test-again", places, *entry)
     assert '"ran": 0' in second.stdout and '"done": 2' in second.stdout
+    entry = ["train_jobs.generate", "--space", str(space), "--max-items", "3"]
+    third = submit(address, "generate-test", places, *entry)
+    assert '"asked": 4' in third.stdout and '"borrowed": 8' in third.stdout
+    assert '"scored": 2' in third.stdout and '"failed": []' in third.stdout
     assert "matrix-test" in jobs(address)

@@ -1,4 +1,4 @@
-"""A leaderboard as records, CSV, JSON, Parquet and a fragment of HTML. Pure text and bytes."""
+"""A leaderboard as records, CSV, JSON and Parquet. Pure text and bytes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping
-from html import escape
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
 
-from loraland.evaluation.leaderboard import BASE, Claim, Duel, Leaderboard, Marginal, Row
+from loraland.evaluation.leaderboard import BASE, Claim, Duel, Leaderboard, Row
 from loraland.evaluation.statistics import Interval
 
 Record = dict[str, Any]
@@ -69,17 +68,6 @@ def as_parquet(board: Leaderboard) -> bytes:
     return buffer.getvalue()
 
 
-def as_html(board: Leaderboard) -> str:
-    """A `section` without styles or scripts: claims, the matrix of lifts, means, all cells."""
-    claims = "".join(f"<li>{escape(str(claim))}</li>" for claim in board.claims)
-    return (
-        '<section class="leaderboard">\n'
-        f"<h2>{escape(board.name)}: {len(board.rows)} of {board.cells} cells</h2>\n"
-        f"<ul class='claims'>{claims}</ul>\n"
-        f"{_matrix_html(board)}\n{_means_html(board)}\n{_cells_html(board)}\n</section>\n"
-    )
-
-
 def _record(row: Row, board: Leaderboard) -> Record:
     duel = row.against_base
     return {
@@ -133,78 +121,3 @@ def _type_of(name: str, rows: Iterable[Record]) -> pa.DataType | None:
     if any(row[name] is not None for row in rows):
         return pa.list_(pa.string()) if name == "marks" else None
     return pa.string() if name.endswith("verdict") else pa.float64()
-
-
-def _matrix_html(board: Leaderboard) -> str:
-    """A row per task, a column per base, the lift with its interval in each cell."""
-    bases, tasks = board.of_kind("base"), board.of_kind("task")
-    cells = {(row.base, row.task): row for row in board.rows}
-    head = ["task", *(base.name for base in bases), "all"]
-    body = [
-        [
-            escape(task.name),
-            *(_lift_html(cells.get((base.name, task.name))) for base in bases),
-            _mean_html(task),
-        ]
-        for task in tasks
-    ]
-    body += [["all", *map(_mean_html, bases), *map(_mean_html, board.of_kind("all"))]]
-    return _table("matrix", "Lift over the base, with 95 % interval", head, body)
-
-
-def _lift_html(row: Row | None) -> str:
-    if row is None:
-        return ""
-    duel = row.against_base
-    verdict = escape(duel.verdict or "untested")
-    shown = f"{duel.lift.mean:+.3f} <small>{_range(duel.lift.low, duel.lift.high)}</small>"
-    return f'<span class="{verdict}" title="{escape(row.model)}: {verdict}">{shown}</span>'
-
-
-def _mean_html(marginal: Marginal) -> str:
-    return f"{marginal.lift:+.3f} <small>{_range(marginal.lift_low, marginal.lift_high)}</small>"
-
-
-def _means_html(board: Leaderboard) -> str:
-    head = ["mean over", "cells", "base", "adapter", "lift", "better", "worse"]
-    body = [
-        [
-            escape(f"{one.kind} {one.name}" if one.kind != "all" else "all"),
-            str(one.cells),
-            f"{one.base_score:.3f}",
-            f"{one.score:.3f}",
-            _mean_html(one),
-            str(one.better),
-            str(one.worse),
-        ]
-        for one in board.marginals
-    ]
-    return _table("means", "Means over cells of the same weight", head, body)
-
-
-def _cells_html(board: Leaderboard) -> str:
-    found = records(board)
-    head = list(found[0]) if found else []
-    return _table("cells", "All cells", head, [[_plain(v) for v in row.values()] for row in found])
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return escape(" ".join(map(str, value)))
-    return "" if value is None else escape(str(value))
-
-
-def _range(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"{low:+.2f}..{high:+.2f}"
-
-
-def _table(name: str, caption: str, head: Iterable[str], body: Iterable[Iterable[str]]) -> str:
-    """Cells of the body are HTML already."""
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    rows = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in body)
-    return (
-        f'<table class="{name}"><caption>{escape(caption)}</caption>\n'
-        f"<thead><tr>{top}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>"
-    )

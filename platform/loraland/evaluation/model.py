@@ -14,7 +14,9 @@ from loraland.adapters.registry import Registry
 from loraland.bases.inference import prepare_for_inference
 from loraland.bases.loading import find_base, load_base
 from loraland.errors import AdapterRejected
-from loraland.evaluation.judge import Exam, OnAnswer, judge
+from loraland.evaluation.exam import Exam
+from loraland.evaluation.generation import OnAnswer
+from loraland.evaluation.judge import judge
 from loraland.evaluation.published import Evaluation, newest_score
 from loraland.storage import Storage
 from loraland.tasks.catalogue import get_task

@@ -1,6 +1,7 @@
 """Every answer a model gave, as rows of Parquet: what was asked, said, understood and scored.
 
-A score is computed from these rows alone, so that grading again needs no model.
+A score is computed from these rows alone, so that grading again needs no model. Samples that are
+not graded yet have no reading and the score 0; they lie in parts (`evaluation/parts.py`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from loraland.errors import SamplesMissing
+from loraland.errors import SamplesMissing, StorageCorrupt
 from loraland.storage import Storage
+from loraland.tasks.task import Item
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,11 @@ class Sample:
     tokens: int  # generated
     ms: float  # from submission to the last token
     secondary: Mapping[str, float] = field(default_factory=dict)  # scores beside it, in [0, 1]
+
+
+def row_of(item: Item) -> str:
+    """The columns of an item as samples keep them: JSON, keys sorted."""
+    return json.dumps(dict(item.row), sort_keys=True, ensure_ascii=False, default=str)
 
 
 _SCHEMA = pa.schema(
@@ -72,7 +79,7 @@ def write_samples(
 
 
 def read_samples(storage: Storage, path: str) -> tuple[list[Sample], dict[str, Any]]:
-    """Samples and their stamp. Raises SamplesMissing."""
+    """Samples and their stamp. Raises SamplesMissing, and StorageCorrupt for a damaged file."""
     try:
         content = storage.read(path)
     except FileNotFoundError:
@@ -80,8 +87,21 @@ def read_samples(storage: Storage, path: str) -> tuple[list[Sample], dict[str, A
             f"no samples at {storage.describe(path)}; "
             "`loraland evaluate MODEL --fresh` generates them anew"
         ) from None
+    try:
+        return _parse(content)
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise StorageCorrupt(
+            f"the samples at {storage.describe(path)} cannot be read ({reason}); "
+            "`loraland generate SPACE` asks for them again"
+        ) from None
+
+
+def _parse(content: bytes) -> tuple[list[Sample], dict[str, Any]]:
     table = parquet.read_table(io.BytesIO(content))
     stamp = json.loads((table.schema.metadata or {}).get(b"loraland", b"{}"))
+    if not isinstance(stamp, dict):
+        raise ValueError("its stamp is no JSON object")
     rows = [
         row | {"secondary": json.loads(row.get("secondary", "{}"))} for row in table.to_pylist()
     ]

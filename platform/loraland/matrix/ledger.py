@@ -122,6 +122,12 @@ class Ledger:
                 self._storage.delete(_place(cell, name))  # of what this result replaces
         return record
 
+    def record_score(self, cell: Cell, record: CellRecord, score: Score) -> CellRecord:
+        """Put down another score of a cell that is done; all else of its record stays."""
+        scored = record.model_copy(update={"score": score})
+        self._storage.write_json(_place(cell, RESULT), scored.model_dump(mode="json"))
+        return scored
+
     def record_failure(self, cell: Cell, error: LoraLandError, *, attempts: int = 1) -> None:
         """Put down why a cell could not be finished; a result that is there stays the truth."""
         record = FailureRecord(

@@ -22,7 +22,8 @@ from loraland.bases.fingerprint import fingerprint, tokenizer_digest
 from loraland.bases.inference import prepare_for_inference
 from loraland.bases.loading import LoadedBase, find_base, find_folder, load_base, load_tokenizer
 from loraland.errors import UnknownModel
-from loraland.evaluation.judge import Exam, judge
+from loraland.evaluation.exam import Exam
+from loraland.evaluation.judge import judge
 from loraland.matrix import provenance
 from loraland.matrix.arithmetic import Products, products_on, training_products
 from loraland.matrix.cell import Cell, CellEvent, CellResult, Loop, run_key

@@ -22,7 +22,7 @@ from loraland.tasks.sources import GENERATED_ROWS
 from loraland.tasks.task import Task
 from loraland.training.recipe import Recipe
 
-JUDGED_TOGETHER = 32  # rows of one forward pass while judging (evaluation/judge.py)
+JUDGED_TOGETHER = 32  # rows of one forward pass while judging (evaluation/generation.py)
 SAMPLED_ROWS = 40  # of rehearsal rows, which are drawn to know their lengths
 BYTES_PER_TOKEN = 4.0  # of short English text, for tokenizers that do not speak bytes
 
