@@ -28,6 +28,8 @@ from loraland.engine.batched import BatchedEngine
 from loraland.engine.protocol import Request, Sampling, Token
 from loraland.engine.settings import EngineLimits
 from loraland.engine.tiers import Tier
+from loraland.loadtest.cliff import Line
+from loraland.loadtest.cliff_svg import Panel, draw
 
 SLOTS, RANK, PROMPT, NEW = 8, 8, 100, 16
 SHARES = (0.5, 1, 2, 4)  # of the slots
@@ -101,32 +103,20 @@ def _figures(ms: list[float]) -> dict[str, Any]:
     }
 
 
-def plot(points: list[dict[str, Any]], path: Path) -> None:
+def panels(points: list[dict[str, Any]]) -> list[Panel]:
     """Median time to first token over the working set, hits and misses apart."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), sharey=True)
-    for axis, popularity in zip(axes, ("uniform", "zipf"), strict=True):
-        for host, style in (("all", "-"), ("none", "--")):
+    drawn = []
+    for popularity in ("uniform", "zipf"):
+        lines = []
+        for host, place in (("all", "from host memory"), ("none", "from disk")):
             chosen = [p for p in points if p["popularity"] == popularity and p["host"] == host]
-            for kind, colour in (("hit", "tab:green"), ("miss", "tab:red")):
-                xs = [p["share_of_slots"] for p in chosen if p[kind]["requests"]]
-                ys = [p[kind]["p50_ms"] for p in chosen if p[kind]["requests"]]
-                label = f"{kind}, {'from host memory' if host == 'all' else 'from disk'}"
-                axis.plot(xs, ys, style, color=colour, marker="o", markersize=4, label=label)
-        axis.set_title(popularity)
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(SHARES, [f"{share:g}x" for share in SHARES])
-        axis.set_xlabel("working set, in slots")
-        axis.set_ylim(bottom=0)
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("first token, median ms")
-    axes[0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+            for kind in ("hit", "miss"):
+                curve = [
+                    (p["share_of_slots"], p[kind]["p50_ms"]) for p in chosen if p[kind]["requests"]
+                ]
+                lines.append(Line(f"{kind}, {place}", kind, host == "none", tuple(curve)))
+        drawn.append(Panel(popularity, lines))
+    return drawn
 
 
 def main() -> None:
@@ -161,7 +151,7 @@ def main() -> None:
     }
     report("cliff", found, options.out)
     if options.plot:
-        plot(points, options.plot)
+        options.plot.write_text(draw(panels(points), "first token, median ms"))
 
 
 if __name__ == "__main__":

@@ -1,26 +1,43 @@
-"""LoRA Land as a Serve application: a base, and every adapter that the registry has for it.
+"""LoRA Land as a Serve application: bases, and every adapter that the registry has for them.
 
 serve run serve_apps.lora_land:app
 serve run serve_apps.lora_land:build_app name=smollm2-135m precision=fp32 num_cpus=2
+serve run serve_apps/lora_land.yaml
 """
 
 # No `from __future__ import annotations` here: Serve reads the type of build_app's argument.
-from typing import Any
+from typing import Any, Self
+
+from pydantic import Field, model_validator
 
 from loraland.serving.app import build
-from loraland.serving.config import BaseSettings, ServingConfig
+from loraland.serving.config import ApplicationSettings, BaseSettings, ServingConfig
 
 
-class Arguments(BaseSettings):
-    """What `serve run` takes as key=value: the settings of one base, and where the registry is."""
+class Arguments(BaseSettings, ApplicationSettings):
+    """What `serve run` takes as key=value or as `args` in YAML.
 
-    storage: str | None = None  # None: LORALAND_STORAGE, or ~/.loraland
+    Either the settings of one base, as they are, or a list of `bases`.
+    """
+
+    bases: tuple[BaseSettings, ...] = Field(default=())
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        if self.bases and (both := self.model_fields_set & BaseSettings.model_fields.keys()):
+            raise ValueError(
+                f"{', '.join(sorted(both))} beside `bases`: put the settings of a base into the "
+                "list, or leave `bases` out"
+            )
+        return self
 
 
 def build_app(arguments: Arguments) -> Any:
-    """An application with one base; `loraland.serving.config` explains each setting."""
-    fields = arguments.model_dump(exclude={"storage"})
-    return build(ServingConfig(bases=(BaseSettings(**fields),), storage=arguments.storage))
+    """An application of these bases; `loraland.serving.config` explains each setting."""
+    of_base = arguments.model_dump(include=set(BaseSettings.model_fields))
+    bases = arguments.bases or (BaseSettings(**of_base),)
+    shared = arguments.model_dump(include=set(ApplicationSettings.model_fields))
+    return build(ServingConfig(bases=bases, **shared))
 
 
 app = build()

@@ -32,6 +32,7 @@ COMMANDS = [
     ["adapters", "show"],
     ["adapters", "alias"],
     ["adapters", "delete"],
+    ["loadtest"],
 ]
 
 

@@ -18,8 +18,14 @@ from loraland import settings
 from loraland.bases.catalogue import Precision, get_base
 from loraland.cli_analysis import analysis_app
 from loraland.cli_common import Json, open_storage, print_json, teaches
+from loraland.cli_endpoint import endpoint_app
 from loraland.cli_evaluation import evaluation_app
+from loraland.cli_generation import generation_app
+from loraland.cli_keys import keys_app, tell_access
+from loraland.cli_loadtest import loadtest_app
 from loraland.cli_matrix import matrix_app
+from loraland.cli_report import report_app
+from loraland.serving.access.policy import AccessMode
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # our own bars are enough
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -44,8 +50,13 @@ app.add_typer(tasks_app, name="tasks")
 app.add_typer(bases_app, name="bases")
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(matrix_app, name="matrix")
+app.add_typer(endpoint_app, name="endpoint")
+app.add_typer(keys_app, name="keys")
 app.add_typer(analysis_app)  # its commands stand beside the others
 app.add_typer(evaluation_app)
+app.add_typer(generation_app)
+app.add_typer(report_app)
+app.add_typer(loadtest_app)
 
 Model = Annotated[str, typer.Argument(help="BASE/TASK, BASE/TASK:ALIAS or BASE/TASK@VERSION.")]
 
@@ -291,6 +302,12 @@ def serve(
     gpus: Annotated[
         float | None, typer.Option(help="GPUs of the replica; by default 1 if there is one.")
     ] = None,
+    access: Annotated[
+        AccessMode,
+        typer.Option(
+            help="Whether API keys are needed; auto: unless --host is this machine's own."
+        ),
+    ] = "auto",
 ) -> None:
     """Serve a base and every adapter the registry has for it, with the OpenAI API, until Ctrl-C.
 
@@ -302,11 +319,12 @@ def serve(
     from loraland.serving.local import running_app
 
     get_base(base)  # a wrong name is told before anything is started
+    tell_access(access, host)
     with ray_cluster(own=True) as ray:
         resources = default_resources(ray, cpus, gpus)
         err.print(f"loading {base} in {precision}", highlight=False)
         share = (resources.cpus, resources.gpus)
-        with running_app(base, precision, host, port, share) as url:
+        with running_app(base, precision, host, port, share, access) as url:
             err.print(
                 f"serving {base} and its adapters at {url}/v1; Ctrl-C ends it", highlight=False
             )

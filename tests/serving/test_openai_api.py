@@ -10,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loraland.errors import EngineBusy, EngineFailed, LoraLandError, UnknownModel
+from loraland.serving.bodies import BadParameter, read_body
 from loraland.serving.openai_api import (
     NOT_SERVED,
-    BadParameter,
     ChatRequest,
     CompletionRequest,
     check_limits,
     error_body,
-    read_body,
 )
 
 
@@ -134,10 +133,10 @@ def test_a_value_out_of_range_is_refused_by_name(field, value):
 WANTING = {
     "audio": {"voice": "x"}, "best_of": 2, "echo": True,
     "function_call": "auto", "functions": [{}], "logit_bias": {"5": 1},
-    "metadata": {"a": "b"}, "modalities": ["audio"], "parallel_tool_calls": 1,
+    "metadata": {"a": "b"}, "modalities": ["audio"],
     "prediction": {"type": "content"}, "reasoning_effort": "high",
     "service_tier": "priority", "store": True,
-    "suffix": "end", "tool_choice": "required", "tools": [{}],
+    "suffix": "end",
     "verbosity": "low", "web_search_options": {},
 }  # fmt: skip
 
@@ -148,6 +147,25 @@ def test_what_is_not_served_yet_is_refused_and_its_neutral_values_are_not(name):
     assert (error.param, error.message) == (name, f"{name}: is not served yet; leave it out")
     for neutral in (*NOT_SERVED[name], None):
         assert chat(**{name: neutral}) == chat()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("tools", [{}]), ("tool_choice", "required"), ("parallel_tool_calls", 1)]
+)
+def test_tools_of_a_completion_are_sent_to_the_chats(name, value):
+    assert refusal(completion, **{name: value}).message == (
+        f"{name}: is for chats; ask /v1/chat/completions"
+    )
+
+
+@pytest.mark.parametrize("name", ["guided_regex", "tools"])
+def test_an_answer_that_must_not_end_by_itself_has_no_form_either(name):
+    values = {"guided_regex": "a+", "tools": [{"type": "function", "function": {"name": "f"}}]}
+    error = refusal(chat, ignore_eos=True, **{name: values[name]})
+    assert (
+        error.message == f"ignore_eos: {name} says where the answer ends; leave one of the two out"
+    )
+    assert chat(ignore_eos=True).ignore_eos
 
 
 def test_unknown_parameters_are_refused_naming_the_nearest():

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from loraland.engine.constraints import Grammar
-from loraland.serving.openai_api import BadParameter, ChatRequest, CompletionRequest, read_body
+from loraland.serving.bodies import BadParameter, read_body
+from loraland.serving.openai_api import ChatRequest, CompletionRequest
 from loraland.serving.response_format import MOST_NESTED
 
 SCHEMA = {"type": "object", "properties": {"b": {}, "a": {}}}

@@ -332,7 +332,11 @@ def test_bases_are_listed_and_found_by_name():
 def test_the_documentation_shows_every_parameter():
     schema = TestClient(create_app(Script())).get("/openapi.json").json()
     body = schema["paths"]["/v1/completions"]["post"]["requestBody"]
-    assert "top_k" in body["content"]["application/json"]["schema"]["properties"]
+    place = body["content"]["application/json"]["schema"]["$ref"]
+    assert place == "#/components/schemas/CompletionRequest"
+    told = schema["components"]["schemas"]["CompletionRequest"]["properties"]
+    assert "top_k" in told
+    assert told["suffix"]["enum"] == [None, ""]
 
 
 @pytest.mark.parametrize("stream", [False, True])

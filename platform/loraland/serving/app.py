@@ -11,6 +11,7 @@ from ray import serve
 import loraland
 from loraland import settings
 from loraland.serving.config import BaseSettings, ServingConfig
+from loraland.serving.fleet_calls import PREFIX
 from loraland.serving.gateway import Gateway
 from loraland.serving.replica import Replica, entry_of
 
@@ -38,8 +39,9 @@ def build(config: ServingConfig | None = None) -> Any:
 def _replica(base: BaseSettings, storage: str) -> Any:
     entry_of(base)  # a wrong name is told now, not by a replica that never starts
     deployment = serve.deployment(Replica).options(
-        name=f"base-{base.name}",
-        num_replicas=base.replicas,
+        name=f"{PREFIX}{base.name}",
+        **_size(base),
+        graceful_shutdown_timeout_s=base.drain_seconds,
         # The engine decides who is busy; Serve's own queue only holds those whose adapter loads.
         max_ongoing_requests=base.max_batch + base.max_waiting + 1,
         max_queued_requests=base.max_waiting,
@@ -48,6 +50,20 @@ def _replica(base: BaseSettings, storage: str) -> Any:
         ),
     )
     return deployment.bind(base, storage)
+
+
+def _size(base: BaseSettings) -> dict[str, Any]:
+    """A fixed number of replicas, or one that follows the requests under way."""
+    if base.max_replicas is None:
+        return {"num_replicas": base.replicas}
+    return {
+        "autoscaling_config": {
+            "min_replicas": base.replicas,
+            "max_replicas": base.max_replicas,
+            "target_ongoing_requests": base.busy_requests or base.max_batch,
+            "downscale_delay_s": base.idle_seconds,
+        }
+    }
 
 
 def _actor(**asked: float | str | None) -> dict[str, Any]:

@@ -11,7 +11,9 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
 
 from loraland.adapters.names import ModelName
 from loraland.adapters.registry import Entry, Registry
@@ -71,13 +73,18 @@ class ShortMemory(Generic[T]):
         self._until.pop(key, None)
         self._asked.pop(key, None)
 
+    def clear(self) -> None:
+        """Forget everything, also what is being asked; those who wait for that still get it."""
+        self._until.clear()
+        self._asked.clear()
+
 
 class Directory:
     """The models of one application."""
 
     def __init__(self, registry: Registry, bases: Sequence[str], cache_s: float = 1.0) -> None:
         """Look adapters of `bases` up in `registry`."""
-        self._registry, self._bases = registry, tuple(bases)
+        self._registry, self._bases, self.cache_s = registry, tuple(bases), cache_s
         self._names = ShortMemory(self._resolve, cache_s)
         self._lists = ShortMemory(self._list, cache_s)
 
@@ -93,6 +100,11 @@ class Directory:
         a base that is not served here.
         """
         return await self._names.get(name)
+
+    def forget(self) -> None:
+        """Look at the registry anew, after a change that was made here."""
+        self._names.clear()
+        self._lists.clear()
 
     async def entries(self) -> list[Entry]:
         """Every version of every adapter of the bases served here."""
@@ -128,6 +140,30 @@ class Directory:
 
         listed: list[Entry] = await asyncio.to_thread(self._registry.list, on_corrupt=warn)
         return [entry for entry in listed if entry.name.base in self._bases]
+
+
+class ServedModel(BaseModel):
+    """A base, or one version of an adapter, as /v1/models shows it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int  # seconds since 1970; 0 for a base
+    owned_by: str
+    root: str  # the base
+    parent: str | None = None  # of an adapter: the base
+    task: str | None = None
+    version: str | None = None
+    aliases: list[str] | None = None
+    scores: list[dict[str, Any]] | None = None  # as on the adapter's card
+
+
+class ModelList(BaseModel):
+    """All models."""
+
+    object: Literal["list"] = "list"
+    data: list[ServedModel]
 
 
 def describe_base(name: str) -> dict[str, Any]:

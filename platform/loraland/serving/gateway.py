@@ -1,26 +1,38 @@
 """The Serve deployment that faces HTTP: sends each order to a replica of its base.
 
-Replicas raise LoraLandErrors, which Ray wraps; here they come out again. A replica that died or is
-overrun becomes an error that tells the client to retry.
+Where a replica ends before its client has seen anything of an answer, another is asked. Everything
+that a replica raises comes out as it was.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any
+from dataclasses import replace
+from functools import partial
 
 from fastapi import FastAPI
-from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from loraland.adapters.registry import Registry
-from loraland.errors import EngineBusy, EngineStopped, LoraLandError
+from loraland.serving.access.guard import GuardedDirectory
+from loraland.serving.access.opening import open_access
+from loraland.serving.admin_routes import add_admin_routes
 from loraland.serving.config import ServingConfig
-from loraland.serving.directory import Directory
-from loraland.serving.orders import Order, Part
+from loraland.serving.directory import Directory, ShortMemory
+from loraland.serving.fleet_calls import RayFleet
+from loraland.serving.fleet_routes import add_fleet_routes
+from loraland.serving.intake import Intake
+from loraland.serving.log_lines import into_serve_logs
+from loraland.serving.orders import BaseFacts, Order, Part, TokenSpan
+from loraland.serving.persistence import persistent
+from loraland.serving.pins import Pins
+from loraland.serving.ray_errors import RAY_ERRORS, plain, plain_errors
 from loraland.serving.routes import create_app
+from loraland.serving.site_data import add_site
+from loraland.serving.sources import Sources
 from loraland.storage import Storage
+
+FACTS_S = 60.0  # a redeployed base may have others
 
 
 class Gateway:
@@ -30,46 +42,58 @@ class Gateway:
         self, config: ServingConfig, storage: str, replicas: Mapping[str, DeploymentHandle]
     ) -> None:
         """Send orders to `replicas`, by base name; find adapters in the registry at `storage`."""
-        self.limits = config.limits
+        into_serve_logs()
+        self.limits, self.access = config.limits, open_access(config, storage)
         self._replicas = replicas
-        self.directory = Directory(
-            Registry(Storage.open(storage)), list(replicas), config.cache_seconds
-        )
+        self._storage = Storage.open(storage)
+        self._registry = Registry(self._storage)
+        self.directory = Directory(self._registry, list(replicas), config.cache_seconds)
+        self._sources = Sources(config.sources)
+        self._facts = ShortMemory[BaseFacts](self._ask_facts, FACTS_S, failed_s=0)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self)
+        app, guarded = create_app(self), GuardedDirectory(self.directory)
+        fleet = RayFleet(self._replicas)
+        intake = Intake(self._sources, self._registry, list(self._replicas), fleet)
+        add_site(app, self._storage, guarded)
+        add_fleet_routes(app, fleet, guarded, Pins(self._storage))
+        add_admin_routes(app, self._storage, guarded, self.directory, fleet, intake)
+        return app
 
-    async def complete(self, order: Order) -> AsyncGenerator[Part, None]:
+    def complete(self, order: Order) -> AsyncGenerator[Part, None]:
         """See `Service.complete`. Closing it cancels the order at the replica."""
+        return persistent(partial(self._attempt, order), whole=order.whole)
+
+    async def _attempt(self, order: Order, number: int) -> AsyncGenerator[Part, None]:
         adapter = "" if order.model.task is None else str(order.model)
         handle = self._replicas[order.model.base].options(stream=True, multiplexed_model_id=adapter)
-        parts = handle.complete.remote(order)
+        # The attempt before may still be under way there, if only the connection was lost.
+        sent = replace(order, id=f"{order.id}.{number}") if number else order
+        groups = handle.complete.remote(sent)
         ended = False
         try:
-            async for part in parts:
-                yield part
+            async for group in groups:
+                for part in group:
+                    yield part
             ended = True
-        except (
-            RayTaskError,
-            RayActorError,
-            BackPressureError,
-            DeploymentUnavailableError,
-        ) as error:
+        except RAY_ERRORS as error:
             ended = True
             raise plain(error) from error
         finally:
             if not ended:
-                parts.cancel()
+                groups.cancel()
 
+    async def facts(self, base: str) -> BaseFacts:
+        """See `Service.facts`."""
+        return await self._facts.get(base)
 
-def plain(error: Exception) -> Exception:
-    """The LoraLandError inside an error of Ray, or one that says what to do about it."""
-    cause: Any = getattr(error, "cause", None)
-    if isinstance(cause, LoraLandError):
-        # A new one: Ray's copy is of a class that it made, and carries the worker's traceback.
-        return type(cause)(cause.message)
-    if isinstance(error, BackPressureError):
-        return EngineBusy("busy: too many requests are waiting; retry after a second")
-    if isinstance(error, RayActorError | DeploymentUnavailableError):
-        return EngineStopped("the replica ended during the request; another takes over, retry")
-    return error
+    async def tokenize(self, base: str, text: str, special: bool) -> list[TokenSpan]:
+        """See `Service.tokenize`."""
+        with plain_errors():
+            found: list[TokenSpan] = await self._replicas[base].tokenize.remote(text, special)
+            return found
+
+    async def _ask_facts(self, base: str) -> BaseFacts:
+        with plain_errors():
+            facts: BaseFacts = await self._replicas[base].facts.remote()
+            return facts

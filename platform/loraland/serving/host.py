@@ -22,8 +22,19 @@ from loraland.engine.text import Completion, Piece, Scored, encode, pieces, stop
 from loraland.engine.vocabulary import Vocabulary
 from loraland.errors import AdapterRejected, ContextTooLong, InvalidRequest
 from loraland.lora.weights import linears_of
+from loraland.serving.chat import chat_ids
 from loraland.serving.directory import ShortMemory
-from loraland.serving.orders import Delta, End, Order, Part, Prompt, TokenScore
+from loraland.serving.facts import token_spans
+from loraland.serving.orders import (
+    Delta,
+    End,
+    Order,
+    Part,
+    Prompt,
+    TokenScore,
+    TokenSpan,
+    Tool,
+)
 
 PREPARED_S = 3600.0  # a version never changes; this only bounds the memory
 REFUSED_S = 5.0  # after a failure, until the next try
@@ -40,6 +51,7 @@ class BaseHost:
         self._base, self.engine, self._registry = base, engine, registry
         self._cache, self._limits = cache, limits
         self._stops = stop_token_ids(base.tokenizer, base.model)
+        self._special_ids = frozenset(base.tokenizer.all_special_ids)
         self._vocabulary = Vocabulary(base.tokenizer, self._stops)
         self._constraints = ConstraintCompiler(self._vocabulary)
         # Before the first request: llguidance keeps Python's lock while it reads, half a second for
@@ -89,7 +101,10 @@ class BaseHost:
         two, so it cannot be evicted before it is leased. Raises what `Engine.submit` raises, before
         any part; then nothing stays queued. Closing cancels all choices.
         """
-        prompts = [await asyncio.to_thread(self.encode, prompt) for prompt in order.prompts]
+        prompts = [
+            (await asyncio.to_thread(self.encode, prompt, order.tools))[-(order.truncate or 0) :]
+            for prompt in order.prompts
+        ]
         constraint = await self._constraint(order)
         requests = [
             Request(
@@ -100,9 +115,18 @@ class BaseHost:
         ]
         if order.model.task is not None:
             await ready(order.model)
+        tier = self._tier(order)  # before the engine begins to load it
         async with aclosing(self._answer(requests, order.stop)) as parts:
             async for choice, part in parts:
-                yield self._part(choice, part)
+                sent = self._part(choice, part, requests[choice].sampling.max_new_tokens)
+                if tier is not None:
+                    sent["tier"], tier = tier, None
+                yield sent
+
+    def _tier(self, order: Order) -> str | None:
+        version = _version(order)
+        known = (one.tier.value for one in self.engine.residency() if one.version == version)
+        return next(known, None)
 
     async def _constraint(self, order: Order) -> Constraint | None:
         """What the answers must match; compiled in a thread, which may take a while.
@@ -115,20 +139,20 @@ class BaseHost:
             return None
         return await asyncio.to_thread(self._constraints.compile, order.grammar)
 
-    def encode(self, prompt: Prompt) -> tuple[int, ...]:
-        """The token ids of a prompt. Raises InvalidRequest for a chat without a template."""
+    def encode(self, prompt: Prompt, tools: Sequence[Tool] = ()) -> tuple[int, ...]:
+        """The token ids of a prompt. Raises InvalidRequest for a chat that has no template."""
         tokenizer = self._base.tokenizer
         if isinstance(prompt, str):
             return encode(tokenizer, prompt)
         ids = tuple(item for item in prompt if isinstance(item, int))
         if ids:
             return ids
-        if not tokenizer.chat_template:
-            raise InvalidRequest(
-                f"base '{self._base.entry.name}' has no chat template; use /v1/completions with a "
-                "prompt, or a base that was tuned for chat"
-            )
-        return _chat_ids(tokenizer, list(prompt))
+        messages = [item for item in prompt if not isinstance(item, int)]
+        return chat_ids(tokenizer, self._base.entry.name, messages, tools)
+
+    async def tokenize(self, text: str, special: bool) -> list[TokenSpan]:
+        """The tokens of a text and where they lie; see `token_spans`."""
+        return await asyncio.to_thread(token_spans, self._base.tokenizer, text, special=special)
 
     def _samplings(self, order: Order, prompt: tuple[int, ...]) -> list[Sampling]:
         room = self.engine.context_tokens - len(prompt)
@@ -144,7 +168,7 @@ class BaseHost:
                 top_p=order.top_p,
                 top_k=order.top_k,
                 seed=None if order.seed is None else _wrapped(order.seed + k),
-                stop_token_ids=self._stops,
+                stop_token_ids=frozenset() if order.ignore_eos else self._stops,
                 min_p=order.min_p,
                 repetition_penalty=order.repetition_penalty,
                 presence_penalty=order.presence_penalty,
@@ -179,25 +203,40 @@ class BaseHost:
                 follower.cancel()
             await asyncio.gather(*followers, return_exceptions=True)
 
-    def _part(self, choice: int, part: Piece | Completion) -> Part:
+    def _part(self, choice: int, part: Piece | Completion, most_tokens: int) -> Part:
         if isinstance(part, Completion):
-            return End(
-                choice=choice,
-                finish_reason=part.finish_reason,
-                prompt_tokens=part.prompt_tokens,
-                generated_tokens=part.generated_tokens,
-            )
+            return self._end(choice, part, most_tokens)
         if not part.tokens:
             return Delta(choice=choice, text=part.text)
-        scores = [self._score(scored) for scored in part.tokens]
+        scores = [self._score(scored, most_tokens) for scored in part.tokens]
         return Delta(choice=choice, text=part.text, tokens=scores)
 
-    def _score(self, scored: Scored) -> TokenScore:
+    def _end(self, choice: int, part: Completion, most_tokens: int) -> End:
+        end = End(
+            choice=choice,
+            finish_reason=part.finish_reason,
+            prompt_tokens=part.prompt_tokens,
+            generated_tokens=part.generated_tokens,
+            stop_string=part.stop_string,
+            queue_ms=part.queue_ms,
+            total_ms=part.total_ms,
+        )
+        if part.last is not None and part.last.logprob is not None:
+            end["last"] = self._score(Scored(part.last, len(part.text)), most_tokens)
+        return end
+
+    def _score(self, scored: Scored, most_tokens: int) -> TokenScore:
         token, named = scored.token, self._vocabulary.bytes_of
         assert token.logprob is not None  # only those are scored
-        top = [(named(other), max(logprob, LEAST)) for other, logprob in token.top_logprobs]
         return TokenScore(
-            token=named(token.id), logprob=max(token.logprob, LEAST), offset=scored.offset, top=top
+            id=token.id,
+            token=named(token.id),
+            special=token.id in self._special_ids,
+            logprob=max(token.logprob, LEAST),
+            offset=scored.offset,
+            top=[(named(other), max(logprob, LEAST)) for other, logprob in token.top_logprobs],
+            top_ids=[other for other, _ in token.top_logprobs],
+            final=token.index + 1 == most_tokens,
         )
 
 
@@ -212,18 +251,6 @@ async def _follow(
                 parts.put_nowait((choice, part))
     except Exception as error:  # handed to the reader, which raises it
         parts.put_nowait((choice, error))
-
-
-def _chat_ids(tokenizer: Any, messages: list[Any]) -> tuple[int, ...]:
-    from jinja2 import TemplateError
-
-    try:
-        ids = tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-    except TemplateError as error:
-        raise InvalidRequest(f"the base's chat template refuses these messages: {error}") from error
-    return tuple(int(token) for token in ids)
 
 
 def _version(order: Order) -> str | None:

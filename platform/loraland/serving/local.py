@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from loraland.errors import InvalidConfiguration
+from loraland.serving.access.policy import AccessMode
 from loraland.serving.app import build
 from loraland.serving.config import BaseSettings, ServingConfig
 
@@ -23,7 +24,12 @@ STOP_S = 30  # that replicas have to end their answers and go
 
 @contextmanager
 def running_app(
-    base: str, precision: Any, host: str, port: int, resources: tuple[float, float]
+    base: str,
+    precision: Any,
+    host: str,
+    port: int,
+    resources: tuple[float, float],
+    access: AccessMode = "auto",
 ) -> Iterator[str]:
     """The URL of a server of one base; port 0 takes a free one. Ray must be connected.
 
@@ -38,7 +44,7 @@ def running_app(
     port = _free_port(host, port)
     cpus, gpus = resources
     settings = BaseSettings(name=base, precision=precision, num_cpus=cpus, num_gpus=gpus)
-    application = build(ServingConfig(bases=(settings,)))
+    application = build(ServingConfig(bases=(settings,), access=access))
     with _warnings_only():
         try:
             serve.start(http_options={"host": host, "port": port})

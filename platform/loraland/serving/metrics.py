@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ray.util.metrics import Counter, Gauge
+from ray.util.metrics import Counter, Gauge, Histogram
 
 from loraland.engine.protocol import Stats
 from loraland.engine.tiers import Resident, Tier
+from loraland.serving.orders import End
+from loraland.serving.timing import Found
 
 # Of `Stats`: what is of the moment, and what only grows.
 _NOW = {
@@ -28,6 +30,7 @@ _GROWING = {
     "generated_tokens": "Tokens of answers.",
     "passes": "Forward passes.",
     "pass_tokens": "Tokens computed in them; with passes, how full batches are.",
+    "failed_passes": "Forward passes that raised; the requests in them ended.",
     "preemptions": "Rows that gave their blocks to older ones.",
     "hits": "First tokens of requests whose adapter was on the device.",
     "misses": "First tokens of requests whose adapter was not.",
@@ -43,6 +46,63 @@ _ADAPTER = {
     "misses": "Requests that did not.",
     "evictions": "Times that it left a slot for another.",
 }
+# Milliseconds: from a step on a GPU to a queue that a client gives up in.
+_BUCKETS_MS = [2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000, 120_000]
+_TIMES = {
+    "ttft_ms": ("From an order at its replica to its first text; `found`: hit, miss or base.",
+                ("base", "found")),
+    "inter_token_ms": ("Mean time between two tokens of an answer.", ("base",)),
+    "queue_ms": ("From the submission of an answer to its first pass.", ("base",)),
+}  # fmt: skip
+_TOKENS = {
+    "prompt_tokens": "Tokens of prompts, by the model that was asked.",
+    "generated_tokens": "Tokens of answers, by the model that gave them.",
+}
+
+
+def exported_names() -> set[str]:
+    """Every metric of a replica as Prometheus knows it: behind `ray_`, histograms in their parts.
+
+    By this tests hold dashboards to what there is.
+    """
+    names = {f"loraland_engine_{name}" for name in _NOW}
+    names |= {f"loraland_engine_{name}_total" for name in _GROWING}
+    names |= {f"loraland_adapter_{name}" for name in (*_ADAPTER, "tier")}
+    names |= {f"loraland_model_{name}_total" for name in _TOKENS}
+    parts = ("bucket", "sum", "count")
+    names |= {f"loraland_answer_{name}_{part}" for name in _TIMES for part in parts}
+    return {f"ray_{name}" for name in names}
+
+
+class AnswerMetrics:
+    """What clients wait for, as histograms, and tokens by model; a `timing.Meter`."""
+
+    def __init__(self, base: str) -> None:
+        """`base` is on every series."""
+        self._times = {
+            name: Histogram(f"loraland_answer_{name}", text, _BUCKETS_MS, tags)
+            for name, (text, tags) in _TIMES.items()
+        }
+        self._tokens = {
+            name: Counter(f"loraland_model_{name}_total", text, ("base", "model"))
+            for name, text in _TOKENS.items()
+        }
+        for metric in (*self._times.values(), *self._tokens.values()):
+            metric.set_default_tags({"base": base})
+
+    def first_token(self, found: Found, ms: float) -> None:
+        """See `Meter.first_token`."""
+        self._times["ttft_ms"].observe(ms, {"found": found})
+
+    def answer(self, model: str, end: End, between_ms: float | None) -> None:
+        """See `Meter.answer`."""
+        self._times["queue_ms"].observe(end["queue_ms"])
+        if between_ms is not None:
+            self._times["inter_token_ms"].observe(between_ms)
+        for name, tokens in (("prompt_tokens", end["prompt_tokens"]),
+                             ("generated_tokens", end["generated_tokens"])):  # fmt: skip
+            if tokens:
+                self._tokens[name].inc(tokens, {"model": model})
 
 
 class EngineMetrics:

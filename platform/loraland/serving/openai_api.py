@@ -1,23 +1,24 @@
-"""OpenAI's completions and chat: what may be asked, and the shape of every answer.
+"""OpenAI's completions and chat: what may be asked.
 
-A parameter is served, or refused by name; none is ignored in silence. All mistakes of one request
-are told together. Sampling follows OpenAI: without `temperature` it is 1; send 0 for the greedy,
-repeatable answer.
+A parameter is served, or refused by name. Sampling follows OpenAI: without `temperature` it is 1;
+send 0 for the greedy, repeatable answer.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
+from loraland.engine.constraints import Grammar
 from loraland.engine.protocol import MOST_LOGPROBS
-from loraland.errors import InvalidRequest, LoraLandError, did_you_mean
-from loraland.serving.logprobs import ChatLogprobs, CompletionLogprobs
-from loraland.serving.orders import Message, Order, Prompt
+from loraland.errors import LoraLandError
+from loraland.serving.bodies import BadParameter, Body, Refused
+from loraland.serving.messages import Messages, unanswered
+from loraland.serving.orders import Prompt, Tool
 from loraland.serving.response_format import Constrained
+from loraland.serving.tools import MOST_TOOLS, FunctionTool, ToolChoice, grammar_of, mistakes_of
 
 MAX_STOPS, MAX_STOP_CHARACTERS = 4, 200
 MAX_NAME_CHARACTERS = 256  # of `model` and `user`
@@ -33,41 +34,32 @@ NOT_SERVED: dict[str, tuple[Any, ...]] = {
     "logit_bias": ({},),
     "metadata": ({},),
     "modalities": (["text"],),
-    "parallel_tool_calls": (True, False),
     "prediction": (),
     "reasoning_effort": ("none",),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
+OF_CHATS = {"parallel_tool_calls": (True, False), "tool_choice": ("none", "auto"), "tools": ([],)}
 
 
-class BadParameter(InvalidRequest):
-    """One or more parameters of a request are wrong; `param` is the first of them."""
-
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.param = param
-
-
-class _Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class StreamOptions(_Body):
+class StreamOptions(Body):
     """How a stream is sent."""
 
     include_usage: bool = False  # one more chunk at the end, with the usage
 
 
-class _Request(Constrained):
-    """What both endpoints share. Null means absent, as in OpenAI's clients."""
+ModelText = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
+StopText = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+PromptText = Annotated[str, Field(min_length=1)]
+TokenId = Annotated[int, Field(ge=0)]
 
-    model: str = Field(min_length=1, max_length=MAX_NAME_CHARACTERS)
+
+class Wishes(Constrained):
+    """How answers are made, in the words of OpenAI. Null means absent, as in its clients."""
+
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0, le=2)  # default 1; 0 is greedy
     top_p: float | None = Field(default=None, gt=0, le=1)  # default 1
@@ -76,11 +68,10 @@ class _Request(Constrained):
     repetition_penalty: float | None = Field(default=None, ge=0.01, le=100)  # one too; default 1
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)  # default 0
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)  # default 0
-    n: int | None = Field(default=None, ge=1)  # default 1
-    stop: str | list[str] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=MAX_STOPS)] | None = None
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    ignore_eos: bool | None = None  # an extension: answers have max_tokens, whatever the model says
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
     user: str | None = Field(default=None, max_length=MAX_NAME_CHARACTERS)  # accepted, not kept
 
     @field_validator("stop", mode="before")
@@ -106,8 +97,31 @@ class _Request(Constrained):
     @property
     def conflicts(self) -> dict[str, str]:
         """Fields that do not go together, with the reason."""
-        first, *others = self.grammars or ["none"]
-        return dict.fromkeys(others, f"{first} constrains the answer already; give one of the two")
+        first, *others = [*self.grammars] or ["none"]
+        found = dict.fromkeys(others, f"{first} constrains the answer already; give one of the two")
+        if self.ignore_eos and first != "none":
+            found["ignore_eos"] = f"{first} says where the answer ends; leave one of the two out"
+        return found
+
+
+class _Request(Wishes):
+    """What both endpoints share."""
+
+    refused: ClassVar[Mapping[str, Refused]] = {
+        name: Refused(neutral) for name, neutral in NOT_SERVED.items()
+    } | {
+        name: Refused(neutral, "is for chats; ask /v1/chat/completions")
+        for name, neutral in OF_CHATS.items()
+    }
+
+    model: ModelText
+    n: int | None = Field(default=None, ge=1)  # default 1
+    stream_options: StreamOptions | None = None
+
+    @property
+    def shown_tools(self) -> tuple[Tool, ...]:
+        """The tools that the model is told of."""
+        return ()
 
     @property
     def wants_usage(self) -> bool:
@@ -118,7 +132,11 @@ class _Request(Constrained):
 class CompletionRequest(_Request):
     """The body of POST /v1/completions."""
 
-    prompt: str | list[str] | list[int]  # a text, several texts, or one prompt as token ids
+    prompt: (  # a text, several texts, or one prompt as token ids
+        PromptText
+        | Annotated[list[PromptText], Field(min_length=1)]
+        | Annotated[list[TokenId], Field(min_length=1)]
+    )
     logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)  # of so many tokens
 
     @field_validator("prompt", mode="before")
@@ -151,18 +169,13 @@ class CompletionRequest(_Request):
         return self.logprobs
 
 
-class ChatMessage(_Body):
-    """One turn of a chat, as text."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-    name: None = None  # speakers have no names here
-
-
 class ChatRequest(_Request):
     """The body of POST /v1/chat/completions."""
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
+    messages: Messages
+    tools: Annotated[list[FunctionTool], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None  # default auto where there are tools
+    parallel_tool_calls: bool | None = None  # an answer makes one call at most, as either allows
     max_completion_tokens: int | None = Field(default=None, ge=1)  # the newer name of max_tokens
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)  # needs `logprobs`
@@ -170,7 +183,24 @@ class ChatRequest(_Request):
     @property
     def prompts(self) -> tuple[Prompt, ...]:
         """The chat, as the only prompt."""
-        return (tuple(Message(role=m.role, content=m.content) for m in self.messages),)
+        return (tuple(message.shown for message in self.messages),)
+
+    @property
+    def grammars(self) -> dict[str, Grammar]:
+        """See `Constrained.grammars`; a choice of tools is one more."""
+        grammar = grammar_of(self.tools or (), self.tool_choice)
+        return super().grammars | ({} if grammar is None else {"tools": grammar})
+
+    @property
+    def may_call(self) -> bool:
+        """Whether the answer may be a call."""
+        return grammar_of(self.tools or (), self.tool_choice) is not None
+
+    @property
+    def shown_tools(self) -> tuple[Tool, ...]:
+        """The tools that the model is told of; all of them, where it may call any."""
+        some = self.tools or ()
+        return tuple(tool.shown for tool in some if self.tool_choice != "none")
 
     @property
     def wished_tokens(self) -> int | None:
@@ -187,62 +217,11 @@ class ChatRequest(_Request):
         """Fields that do not go together, with the reason."""
         lonely = self.top_logprobs and not self.logprobs
         more = {"top_logprobs": "is told only with logprobs: true; set that too"} if lonely else {}
-        return super().conflicts | more
+        more |= mistakes_of(self.tools or (), self.tool_choice)
+        return super().conflicts | more | unanswered(self.messages)
 
 
 AnyRequest = CompletionRequest | ChatRequest
-R = TypeVar("R", CompletionRequest, ChatRequest)
-
-
-def read_body(kind: type[R], content: bytes) -> R:
-    """A request from the bytes of an HTTP body. Raises BadParameter with all that is wrong."""
-    try:
-        body = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise BadParameter(f"the body is not JSON: {type(error).__name__}") from None
-    if not isinstance(body, dict):
-        raise BadParameter("the body must be a JSON object")
-    mistakes = _not_served(body) | _unknown(kind, body)
-    try:
-        request = kind.model_validate({k: v for k, v in body.items() if k in kind.model_fields})
-        mistakes |= request.conflicts
-    except ValidationError as error:
-        mistakes |= _invalid(error)
-    if mistakes:
-        text = "; ".join(f"{name}: {what}" for name, what in mistakes.items())
-        raise BadParameter(text, next(iter(mistakes)))
-    return request
-
-
-def _not_served(body: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        name: "is not served yet; leave it out"
-        for name, neutral in NOT_SERVED.items()
-        if body.get(name) is not None and not any(_same(body[name], value) for value in neutral)
-    }
-
-
-def _same(value: object, neutral: object) -> bool:
-    # In Python 0 == False: `logprobs: 0` asks for something, `logprobs: false` does not.
-    return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
-
-
-def _unknown(kind: type[BaseModel], body: Mapping[str, Any]) -> dict[str, str]:
-    known = kind.model_fields.keys()
-    return {
-        name[:80]: f"is no parameter of this endpoint; {did_you_mean(name[:80], known)}"
-        for name in list(body)[:100]
-        if name not in known and name not in NOT_SERVED
-    }
-
-
-def _invalid(error: ValidationError) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for detail in error.errors(include_url=False, include_input=False):
-        place = ".".join(str(part) for part in detail["loc"]) or "body"
-        message = detail["msg"].removeprefix("Value error, ")
-        found.setdefault(place, message[:1].lower() + message[1:])
-    return found
 
 
 def check_limits(request: AnyRequest, *, prompts: int, choices: int, new_tokens: int) -> None:
@@ -255,8 +234,7 @@ def check_limits(request: AnyRequest, *, prompts: int, choices: int, new_tokens:
     if (request.wished_tokens or 0) > new_tokens:
         mistakes["max_tokens"] = f"is {request.wished_tokens}, at most {new_tokens}"
     if mistakes:
-        text = "; ".join(f"{name}: {what}" for name, what in mistakes.items())
-        raise BadParameter(text, next(iter(mistakes)))
+        raise BadParameter.of(mistakes)
 
 
 def error_body(error: LoraLandError) -> dict[str, Any]:
@@ -267,92 +245,3 @@ def error_body(error: LoraLandError) -> dict[str, Any]:
     )
     param = getattr(error, "param", None)
     return {"error": {"message": error.message, "type": kind, "param": param, "code": error.code}}
-
-
-# Answers
-
-
-class Usage(BaseModel):
-    """Tokens of a whole request: each prompt once, and all choices."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class CompletionChoice(BaseModel):
-    """One answer, or a piece of it."""
-
-    index: int
-    text: str
-    logprobs: CompletionLogprobs | None = None
-    finish_reason: str | None  # None while more comes
-
-
-class CompletionAnswer(BaseModel):
-    """The answer of /v1/completions; also the shape of its chunks."""
-
-    id: str
-    object: Literal["text_completion"] = "text_completion"
-    created: int  # seconds since 1970
-    model: str  # base, or base/task@version: what produced the answer
-    choices: list[CompletionChoice]
-    usage: Usage | None = None
-
-
-class AssistantMessage(BaseModel):
-    """What the model says in a chat, or a piece of it."""
-
-    role: Literal["assistant"] | None = "assistant"
-    content: str | None = None
-
-
-class ChatChoice(BaseModel):
-    """One answer in a chat."""
-
-    index: int
-    message: AssistantMessage
-    logprobs: ChatLogprobs | None = None
-    finish_reason: str | None
-
-
-class ChatAnswer(BaseModel):
-    """The answer of /v1/chat/completions."""
-
-    id: str
-    object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    usage: Usage | None = None
-
-
-class ChatDeltaChoice(BaseModel):
-    """A piece of one answer in a chat."""
-
-    index: int
-    delta: AssistantMessage
-    logprobs: ChatLogprobs | None = None
-    finish_reason: str | None
-
-
-class ChatChunk(BaseModel):
-    """One event of a streamed chat."""
-
-    id: str
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
-    choices: list[ChatDeltaChoice]
-    usage: Usage | None = None
-
-
-Answer = CompletionAnswer | ChatAnswer | ChatChunk
-
-
-def usage_of(order: Order, prompt_tokens: Mapping[int, int], generated: int) -> Usage:
-    """The usage of an order; `prompt_tokens` by choice number."""
-    prompts = sum(tokens for choice, tokens in prompt_tokens.items() if choice % order.n == 0)
-    return Usage(
-        prompt_tokens=prompts, completion_tokens=generated, total_tokens=prompts + generated
-    )

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from loraland.engine.constraints import MOST_CHARACTERS, MOST_CHOICES, Grammar
+from loraland.serving.bodies import Body
 
 MOST_NESTED = 100  # levels of a schema; its compiler takes not many more
 
@@ -29,11 +30,7 @@ def _shallow(schema: dict[str, Any]) -> dict[str, Any]:
 Schema = Annotated[dict[str, Any], AfterValidator(_shallow)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class TextFormat(_Part):
+class TextFormat(Body):
     """Anything."""
 
     type: Literal["text"]
@@ -44,7 +41,7 @@ class TextFormat(_Part):
         return None
 
 
-class JsonObjectFormat(_Part):
+class JsonObjectFormat(Body):
     """Any JSON object."""
 
     type: Literal["json_object"]
@@ -55,7 +52,7 @@ class JsonObjectFormat(_Part):
         return Grammar("json_object")
 
 
-class NamedSchema(_Part):
+class NamedSchema(Body):
     """A JSON schema as OpenAI wraps it."""
 
     name: str = Field(default="", max_length=64)  # not used
@@ -64,7 +61,7 @@ class NamedSchema(_Part):
     strict: bool | None = None  # answers match the schema, whatever this says
 
 
-class JsonSchemaFormat(_Part):
+class JsonSchemaFormat(Body):
     """JSON that matches a schema; properties come in the order in which the schema lists them."""
 
     type: Literal["json_schema"]
@@ -81,10 +78,8 @@ ResponseFormat = Annotated[
 ]
 
 
-class Constrained(BaseModel):
+class Constrained(Body):
     """The fields by which a request constrains its answers; at most one may do so."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     response_format: ResponseFormat | None = None
     guided_json: dict[str, Any] | str | None = None  # a schema, also as JSON text

@@ -6,115 +6,140 @@ server-sent events. A client that leaves ends its order. Prompts, answers and ke
 
 from __future__ import annotations
 
-import asyncio
-import json
 import logging
-import uuid
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from loraland import __version__
 from loraland.errors import LoraLandError, UnknownModel
-from loraland.serving.config import Limits
-from loraland.serving.directory import Directory, describe_adapter, describe_base
-from loraland.serving.openai_api import (
+from loraland.serving.access.answers import error_response
+from loraland.serving.access.gate import Access, Gate
+from loraland.serving.access.guard import GuardedService, may_use
+from loraland.serving.access.visit import current_id
+from loraland.serving.bodies import read_body
+from loraland.serving.compare_routes import add_compare_route
+from loraland.serving.directory import ModelList, ServedModel, describe_adapter, describe_base
+from loraland.serving.lorax_routes import add_lorax_routes
+from loraland.serving.openai_answers import (
     Answer,
-    AnyRequest,
-    BadParameter,
     ChatAnswer,
-    ChatRequest,
+    ChatChunk,
     CompletionAnswer,
+    usage_of,
+)
+from loraland.serving.openai_api import (
+    AnyRequest,
+    ChatRequest,
     CompletionRequest,
     check_limits,
     error_body,
-    read_body,
-    usage_of,
 )
+from loraland.serving.openapi import answers, body, describe, errors
+from loraland.serving.ordering import order_of
 from loraland.serving.orders import End, Order, Part, TokenScore
+from loraland.serving.service import Service
 from loraland.serving.shapes import ChatShape, CompletionShape, Said, Shape
+from loraland.serving.wire import (
+    DONE,
+    MODEL_HEADER,
+    EventStream,
+    chain,
+    client_left,
+    event,
+    new_id,
+    read,
+    unless_client_leaves,
+)
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
-MODEL_HEADER = "x-loraland-model"
-RETRY_AFTER_S = 1  # a batch of short answers takes about this long
-CLIENT_LEFT = 499  # nobody reads this status; it is for the access log
+TIER_HEADER = "x-loraland-adapter-tier"  # where the adapter was: `device` is a hit
 
 
-class Service(Protocol):
-    """What the routes stand on."""
+def create_app(service: Service, access: Access | None = None) -> FastAPI:
+    """The application; it holds no state of its own.
 
-    directory: Directory
-    limits: Limits
-
-    def complete(self, order: Order) -> AsyncGenerator[Part, None]:
-        """The parts of an order as a replica sends them. Raises LoraLandError."""
-        ...
-
-
-def create_app(service: Service) -> FastAPI:
-    """The application; it holds no state of its own."""
+    Every route stands behind `access`, by default the service's own; a service that has none, as in
+    tests, needs no keys.
+    """
+    access = access or getattr(service, "access", None) or Access(service.limits)
+    service = GuardedService(service, access)
     app = FastAPI(title="LoRA Land", version=__version__)
+    app.add_middleware(Gate, access=access)
     app.add_exception_handler(LoraLandError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(Exception, _on_surprise)
     _add_model_routes(app, service)
     _add_answer_routes(app, service)
+    add_compare_route(app, service)
+    add_lorax_routes(app, service)
+    describe(app)
     return app
 
 
 def _add_model_routes(app: FastAPI, service: Service) -> None:
     directory = service.directory
 
-    @app.get("/health")
+    @app.get("/health", tags=["Server"], responses=errors())
     async def health() -> dict[str, Any]:
         """Whether the gateway answers; replicas have health checks of their own."""
         return {"status": "ok", "bases": list(directory.bases), "version": __version__}
 
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
+    @app.get("/v1/models", tags=["OpenAI"], responses=errors(), response_model_exclude_unset=True)
+    async def models() -> ModelList:
         """Every base, and every version of every adapter with its aliases and scores."""
         adapters = [describe_adapter(entry) for entry in await directory.entries()]
-        bases = [describe_base(name) for name in directory.bases]
-        return {"object": "list", "data": bases + adapters}
+        bases = [describe_base(name) for name in directory.bases if may_use(name)]
+        return ModelList.model_validate({"object": "list", "data": bases + adapters})
 
-    @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> dict[str, Any]:
+    @app.get(
+        "/v1/models/{name:path}",
+        tags=["OpenAI"],
+        responses=errors(),
+        response_model_exclude_unset=True,
+    )
+    async def model(name: str) -> ServedModel:
         """One model, by any of its names."""
         found = await directory.resolve(name)
         if found.task is None:
-            return describe_base(found.base)
+            return ServedModel.model_validate(describe_base(found.base))
         for entry in await directory.entries():
             if entry.name == found:
-                return describe_adapter(entry)
+                return ServedModel.model_validate(describe_adapter(entry))
         raise UnknownModel(f"'{found}' is not listed yet; ask again in a moment")
 
 
 def _add_answer_routes(app: FastAPI, service: Service) -> None:
-    def body(kind: type[BaseModel]) -> dict[str, Any]:
-        content = {"application/json": {"schema": kind.model_json_schema()}}
-        return {"requestBody": {"required": True, "content": content}}
-
-    @app.post("/v1/completions", openapi_extra=body(CompletionRequest), response_model=None)
+    @app.post(
+        "/v1/completions",
+        tags=["OpenAI"],
+        openapi_extra=body(app, CompletionRequest),
+        responses=answers(app, CompletionAnswer, events=[CompletionAnswer]),
+        response_model=None,
+    )
     async def completions(request: Request) -> Response:
         """Continue prompts."""
-        asked = read_body(CompletionRequest, await _read(request, service.limits.body_bytes))
-        return await _respond(request, service, asked, CompletionShape(f"cmpl-{_new_id()}"))
+        asked = read_body(CompletionRequest, await read(request, service.limits.body_bytes))
+        return await _respond(request, service, asked, CompletionShape(f"cmpl-{new_id()}"))
 
-    @app.post("/v1/chat/completions", openapi_extra=body(ChatRequest), response_model=None)
+    @app.post(
+        "/v1/chat/completions",
+        tags=["OpenAI"],
+        openapi_extra=body(app, ChatRequest),
+        responses=answers(app, ChatAnswer, events=[ChatChunk]),
+        response_model=None,
+    )
     async def chat(request: Request) -> Response:
         """Answer a chat, in the base's own template."""
-        asked = read_body(ChatRequest, await _read(request, service.limits.body_bytes))
-        return await _respond(request, service, asked, ChatShape(f"chatcmpl-{_new_id()}"))
+        asked = read_body(ChatRequest, await read(request, service.limits.body_bytes))
+        shape = ChatShape(f"chatcmpl-{new_id()}", calls=asked.may_call)
+        return await _respond(request, service, asked, shape)
 
 
 async def _respond(request: Request, service: Service, asked: AnyRequest, shape: Shape) -> Response:
@@ -126,60 +151,33 @@ async def _respond(request: Request, service: Service, asked: AnyRequest, shape:
     shape.model = str(order.model)
     headers = {MODEL_HEADER: shape.model}
     parts = service.complete(order)
+    # The first part decides the status: an order that is refused is no stream.
+    first = await unless_client_leaves(request, anext(parts))
+    if first is None:
+        return client_left()
+    if "tier" in first:
+        headers[TIER_HEADER] = first["tier"]
     if asked.stream:
-        # The first part decides the status: an order that is refused is no stream.
-        first = await _unless_client_leaves(request, anext(parts))
-        if first is None:
-            return Response(status_code=CLIENT_LEFT)
         events = _events(shape, order, first, parts, asked.wants_usage)
         return EventStream(events, parts, headers)
-    answer = await _unless_client_leaves(request, _whole(shape, order, parts))
+    answer = await unless_client_leaves(request, _whole(shape, order, first, parts))
     if answer is None:
-        return Response(status_code=CLIENT_LEFT)
+        return client_left()
     return JSONResponse(answer.model_dump(), headers=headers)
 
 
-class EventStream(StreamingResponse):
-    """Server-sent events which end their order however they end: also before the first was sent."""
-
-    def __init__(
-        self,
-        events: AsyncGenerator[str, None],
-        parts: AsyncGenerator[Part, None],
-        headers: dict[str, str],
-    ) -> None:
-        """Send `events`, which are made of `parts`."""
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._events, self._parts = events, parts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send them all, or as many as the client stays for."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._events.aclose()
-            await self._parts.aclose()
-
-
 async def _order(service: Service, asked: AnyRequest, order_id: str) -> Order:
-    return Order(
-        id=order_id,
-        model=await service.directory.resolve(asked.model),
-        prompts=asked.prompts,
-        n=asked.n or 1,
-        max_new_tokens=asked.wished_tokens,
+    return order_of(
+        asked,
+        order_id,
+        await service.directory.resolve(asked.model),
+        asked.prompts,
         most_new_tokens=service.limits.new_tokens,
-        temperature=1.0 if asked.temperature is None else asked.temperature,
-        top_p=1.0 if asked.top_p is None else asked.top_p,
-        top_k=asked.top_k or 0,
-        seed=asked.seed,
-        stop=asked.stops,
-        min_p=asked.min_p or 0.0,
-        repetition_penalty=asked.repetition_penalty or 1.0,
-        presence_penalty=asked.presence_penalty or 0.0,
-        frequency_penalty=asked.frequency_penalty or 0.0,
+        max_new_tokens=asked.wished_tokens,
+        n=asked.n or 1,
         logprobs=asked.wished_logprobs,
-        grammar=asked.grammar,
+        tools=asked.shown_tools,
+        whole=not asked.stream,
     )
 
 
@@ -205,13 +203,17 @@ class _Tally:
 
 
 async def _whole(
-    shape: Shape, order: Order, parts: AsyncGenerator[Part, None]
+    shape: Shape, order: Order, first: Part, rest: AsyncGenerator[Part, None]
 ) -> CompletionAnswer | ChatAnswer:
     tally, texts = _Tally(order), defaultdict[int, list[str]](list)
     scores = defaultdict[int, list[TokenScore]](list)
-    async with aclosing(parts):
-        async for part in parts:
-            if "text" in part:
+    async with aclosing(rest):
+        async for part in chain(first, rest):
+            if "again" in part:
+                tally = _Tally(order)
+                texts.clear()
+                scores.clear()
+            elif "text" in part:
                 texts[part["choice"]].append(part["text"])
                 scores[part["choice"]] += part.get("tokens", [])
             else:
@@ -237,71 +239,35 @@ async def _events(
     tally = _Tally(order)
     async with aclosing(rest):
         try:
-            async for part in _chain(first, rest):
+            async for part in chain(first, rest):
                 if "text" in part:
                     said = Said(part["text"], None, part.get("tokens"))
                 else:
                     said = Said(None, tally.add(part), None)
-                yield _event(shape.piece(part["choice"], said))
+                piece = shape.piece(part["choice"], said)
+                if piece is not None:
+                    yield _event(piece)
         except LoraLandError as error:
             # The status is sent already; an error event is what OpenAI's clients raise on.
-            yield f"data: {json.dumps(error_body(error))}\n\n"
+            yield event(error_body(error))
             return
         if with_usage:
             last = shape.last()
             tally.attach_usage(last)
             yield _event(last)
-        yield "data: [DONE]\n\n"
-
-
-async def _chain(first: Part, rest: AsyncIterator[Part]) -> AsyncIterator[Part]:
-    yield first
-    async for part in rest:
-        yield part
+        yield DONE
 
 
 def _event(answer: Answer) -> str:
     left_out = {"usage"} if answer.usage is None else None
-    return f"data: {answer.model_dump_json(exclude=left_out)}\n\n"
+    return event(answer.model_dump_json(exclude=left_out))
 
 
-async def _unless_client_leaves(request: Request, work: Awaitable[T]) -> T | None:
-    """The result of `work`, or None when the client hung up first; `work` is cancelled then."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.create_task(_disconnect(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        continue
-
-
-async def _read(request: Request, most_bytes: int) -> bytes:
-    content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > most_bytes:
-            raise BadParameter(f"the body is larger than {most_bytes} bytes; send less")
-    return bytes(content)
-
-
-def _new_id() -> str:
-    return uuid.uuid4().hex
-
-
-async def _on_error(_: Request, error: Exception) -> JSONResponse:
+async def _on_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, LoraLandError)
     if error.status >= 500:
-        logger.error("a request failed: %s: %s", error.code, error.message)
-    headers = {"retry-after": str(RETRY_AFTER_S)} if error.status in (429, 503) else None
-    return JSONResponse(error_body(error), status_code=error.status, headers=headers)
+        logger.error("request %s failed: %s: %s", current_id(), error.code, error.message)
+    return error_response(error, request.scope)
 
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
@@ -309,10 +275,6 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     message = f"{request.method} {request.url.path}: {error.detail}; see /docs for what there is"
     told = LoraLandError(message)
     told.status, told.code = error.status_code, "not_found" if error.status_code == 404 else "http"
-    return JSONResponse(error_body(told), status_code=error.status_code, headers=error.headers)
-
-
-async def _on_surprise(_: Request, error: Exception) -> JSONResponse:
-    logger.error("a request failed unexpectedly", exc_info=error)
-    told = LoraLandError("the server failed unexpectedly; its log has the reason")
-    return JSONResponse(error_body(told), status_code=told.status)
+    answer = error_response(told, request.scope)
+    answer.headers.update(error.headers or {})
+    return answer

@@ -6,11 +6,14 @@ Told what was said; knows nothing of HTTP, orders or engines.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from typing import NamedTuple, Protocol
 
 from loraland.serving.logprobs import chat_logprobs, completion_logprobs
-from loraland.serving.openai_api import (
+from loraland.serving.openai_answers import (
     Answer,
+    AnsweredCall,
+    AnsweredFunction,
     AssistantMessage,
     ChatAnswer,
     ChatChoice,
@@ -20,6 +23,7 @@ from loraland.serving.openai_api import (
     CompletionChoice,
 )
 from loraland.serving.orders import TokenScore
+from loraland.serving.tools import CallReader, Heard
 
 
 class Said(NamedTuple):
@@ -40,8 +44,8 @@ class Shape(Protocol):
         """The answer at once: all choices in order."""
         ...
 
-    def piece(self, choice: int, said: Said) -> Answer:
-        """One event of a stream."""
+    def piece(self, choice: int, said: Said) -> Answer | None:
+        """One event of a stream; None where nothing can be told yet."""
         ...
 
     def last(self) -> Answer:
@@ -84,32 +88,50 @@ class CompletionShape:
 class ChatShape:
     """/v1/chat/completions."""
 
-    def __init__(self, answer_id: str) -> None:
+    def __init__(self, answer_id: str, *, calls: bool = False) -> None:
+        """`calls` says whether answers may call tools."""
         self.id, self.model, self._created = answer_id, "", int(time.time())
         self._begun: set[int] = set()  # choices whose role was sent
+        self._readers: defaultdict[int, CallReader] | None = (
+            defaultdict(CallReader) if calls else None
+        )
 
     def whole(self, answers: list[Said]) -> ChatAnswer:
         """See `Shape`."""
-        choices = [
-            ChatChoice(
-                index=index,
-                message=AssistantMessage(content=said.text),
-                logprobs=chat_logprobs(said.scores),
-                finish_reason=said.reason,
-            )
-            for index, said in enumerate(answers)
-        ]
+        choices = [self._choice(index, said) for index, said in enumerate(answers)]
         return ChatAnswer(id=self.id, created=self._created, model=self.model, choices=choices)
 
-    def piece(self, choice: int, said: Said) -> ChatChunk:
+    def _choice(self, index: int, said: Said) -> ChatChoice:
+        message, reason = AssistantMessage(content=said.text), said.reason
+        if self._readers is not None:
+            reader = CallReader()
+            message, reason = _whole_message(reader, said.text or ""), _reason(reader, reason)
+        return ChatChoice(
+            index=index,
+            message=message,
+            logprobs=chat_logprobs(said.scores),
+            finish_reason=reason,
+        )
+
+    def piece(self, choice: int, said: Said) -> ChatChunk | None:
         """See `Shape`. The first piece of each choice names the role."""
+        content, calls, reason = said.text, None, said.reason
+        if self._readers is not None:
+            reader = self._readers[choice]
+            heard = reader.push(said.text or "")
+            ended = reader.flush() if reason is not None else ""
+            content, calls = heard.content + ended or None, _calls(reader, heard)
+            reason = _reason(reader, reason)
+            if all(told is None for told in (content, calls, reason, said.scores)):
+                return None
         role = None if choice in self._begun else "assistant"
         self._begun.add(choice)
+        delta = {"role": role, "content": content, "tool_calls": calls}
         part = ChatDeltaChoice(
             index=choice,
-            delta=AssistantMessage.model_validate({"role": role, "content": said.text}),
+            delta=AssistantMessage.model_validate(delta),
             logprobs=chat_logprobs(said.scores),
-            finish_reason=said.reason,
+            finish_reason=reason,
         )
         return self._chunk([part])
 
@@ -119,3 +141,28 @@ class ChatShape:
 
     def _chunk(self, choices: list[ChatDeltaChoice]) -> ChatChunk:
         return ChatChunk(id=self.id, created=self._created, model=self.model, choices=choices)
+
+
+def _reason(reader: CallReader, reason: str | None) -> str | None:
+    return "tool_calls" if reason is not None and reader.complete else reason
+
+
+def _whole_message(reader: CallReader, text: str) -> AssistantMessage:
+    heard = reader.push(text)
+    content = heard.content + reader.flush()
+    if not reader.called:
+        return AssistantMessage(content=content)
+    function = AnsweredFunction(name=heard.call, arguments=heard.arguments)
+    call = AnsweredCall(id=reader.id, function=function)
+    return AssistantMessage(content=content or None, tool_calls=[call])
+
+
+def _calls(reader: CallReader, heard: Heard) -> list[AnsweredCall] | None:
+    """What a piece adds to the only call; None for nothing."""
+    if heard.call is not None:
+        function = AnsweredFunction(name=heard.call, arguments=heard.arguments)
+        return [AnsweredCall(index=0, id=reader.id, function=function)]
+    if heard.arguments:
+        function = AnsweredFunction(arguments=heard.arguments)
+        return [AnsweredCall(index=0, type=None, function=function)]
+    return None
