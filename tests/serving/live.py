@@ -20,6 +20,7 @@ from loraland.adapters.registry import Registry
 from loraland.bases.inference import prepare_for_inference
 from loraland.bases.loading import LoadedBase
 from loraland.engine.making import make_engine
+from loraland.serving.access.gate import Access
 from loraland.serving.access.guard import GuardedDirectory
 from loraland.serving.admin_routes import add_admin_routes
 from loraland.serving.config import BaseSettings, Limits
@@ -109,7 +110,7 @@ class Live:
 
 def whole_app(service: Live) -> FastAPI:
     """Every route that a gateway has."""
-    app, names = create_app(service), GuardedDirectory(service.directory)
+    app, names = create_app(service, Access(service.limits)), GuardedDirectory(service.directory)
     intake = Intake(Sources(()), service.registry, list(service.directory.bases), service)
     add_site(app, service.storage, names)
     add_fleet_routes(app, service, names, Pins(service.storage))

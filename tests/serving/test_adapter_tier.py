@@ -12,6 +12,7 @@ from loraland.adapters.admission import Limits
 from loraland.adapters.names import ModelName
 from loraland.engine.batched import BatchedEngine
 from loraland.engine.settings import EngineLimits
+from loraland.serving.access.gate import Access
 from loraland.serving.config import Limits as ServingLimits
 from loraland.serving.host import BaseHost
 from loraland.serving.orders import Order
@@ -37,6 +38,11 @@ class Script:
     async def complete(self, order):
         for part in self.parts:
             yield part
+
+
+def app_of(service):
+    """The application without keys."""
+    return create_app(service, Access(service.limits))
 
 
 def test_only_the_first_part_tells_the_tier_and_a_second_order_finds_the_adapter(
@@ -72,7 +78,7 @@ def test_only_the_first_part_tells_the_tier_and_a_second_order_finds_the_adapter
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_tier_is_a_header_of_whole_answers_and_of_streams(stream):
     end = {"choice": 0, "finish_reason": "stop", "prompt_tokens": 1, "generated_tokens": 1}
-    client = TestClient(create_app(Script([{"choice": 0, "text": "a", "tier": "host"}, end])))
+    client = TestClient(app_of(Script([{"choice": 0, "text": "a", "tier": "host"}, end])))
     body = {"model": "tiny", "prompt": "hi", "stream": stream}
     answer = client.post("/v1/completions", json=body)
     assert answer.headers[TIER_HEADER] == "host"
@@ -81,7 +87,7 @@ def test_the_tier_is_a_header_of_whole_answers_and_of_streams(stream):
 
 def test_an_answer_of_the_base_tells_no_tier():
     end = {"choice": 0, "finish_reason": "stop", "prompt_tokens": 1, "generated_tokens": 1}
-    answer = TestClient(create_app(Script([end]))).post(
+    answer = TestClient(app_of(Script([end]))).post(
         "/v1/completions", json={"model": "tiny", "prompt": "hi"}
     )
     assert answer.status_code == 200

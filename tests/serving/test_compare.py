@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from loraland.adapters.names import ModelName
 from loraland.errors import EngineBusy, EngineFailed, UnknownModel
+from loraland.serving.access.gate import Access
 from loraland.serving.bodies import BadParameter, read_body
 from loraland.serving.compare import compared
 from loraland.serving.compare_api import ANSWER_TOKENS, ColumnEnd, ColumnPiece, CompareRequest
@@ -69,7 +70,7 @@ GOOD = {"tiny": [text("a"), text("b"), end()], VERSION: [text("A"), end(1)]}
 
 def post(service, **body):
     body = {"models": ["tiny", "tiny/dates"], "prompt": "hi"} | body
-    client = TestClient(create_app(service), raise_server_exceptions=False)
+    client = TestClient(create_app(service, Access(service.limits)), raise_server_exceptions=False)
     return client.post("/v1/compare", json=body)
 
 
@@ -253,7 +254,9 @@ def test_a_client_that_leaves_ends_every_order(stream):
         async def send(message):
             await asyncio.sleep(0)
 
-        await asyncio.wait_for(create_app(service)(scope, receive, send), 30)
+        await asyncio.wait_for(
+            create_app(service, Access(service.limits))(scope, receive, send), 30
+        )
         assert sorted(service.closed) == sorted(endless)
 
     asyncio.run(run())

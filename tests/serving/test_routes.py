@@ -25,6 +25,7 @@ from loraland.errors import (
     EngineStopped,
     UnknownModel,
 )
+from loraland.serving.access.gate import Access
 from loraland.serving.config import Limits
 from loraland.serving.routes import MODEL_HEADER, create_app
 
@@ -79,6 +80,11 @@ def text(choice, words):
     return {"choice": choice, "text": words}
 
 
+def app_of(service):
+    """The application without keys."""
+    return create_app(service, Access(service.limits))
+
+
 ONE = [text(0, "a"), text(0, "b"), end(0)]
 
 
@@ -87,7 +93,7 @@ def post(service, path="/v1/completions", **body):
         body = {"model": "tiny/dates", "prompt": "hi"} | body
     else:
         body = {"model": "tiny/dates", "messages": [{"role": "user", "content": "hi"}]} | body
-    client = TestClient(create_app(service), raise_server_exceptions=False)
+    client = TestClient(app_of(service), raise_server_exceptions=False)
     return client.post(path, json=body)
 
 
@@ -313,7 +319,7 @@ def test_prompts_and_answers_are_not_logged(caplog):
 
 
 def test_other_addresses_have_errors_of_the_same_shape():
-    client = TestClient(create_app(Script()))
+    client = TestClient(app_of(Script()))
     assert client.get("/v2/nothing").json()["error"]["code"] == "not_found"
     wrong = client.get("/v1/completions")
     assert wrong.status_code == 405
@@ -322,7 +328,7 @@ def test_other_addresses_have_errors_of_the_same_shape():
 
 
 def test_bases_are_listed_and_found_by_name():
-    client = TestClient(create_app(Script()))
+    client = TestClient(app_of(Script()))
     assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["tiny"]
     assert client.get("/v1/models/tiny").json()["object"] == "model"
     assert client.get("/v1/models/tiny/dates").status_code == 404
@@ -330,7 +336,7 @@ def test_bases_are_listed_and_found_by_name():
 
 
 def test_the_documentation_shows_every_parameter():
-    schema = TestClient(create_app(Script())).get("/openapi.json").json()
+    schema = TestClient(app_of(Script())).get("/openapi.json").json()
     body = schema["paths"]["/v1/completions"]["post"]["requestBody"]
     place = body["content"]["application/json"]["schema"]["$ref"]
     assert place == "#/components/schemas/CompletionRequest"
@@ -361,7 +367,7 @@ def test_a_client_that_leaves_ends_its_order(stream):
         async def send(message):
             await asyncio.sleep(0)
 
-        await asyncio.wait_for(create_app(service)(scope, receive, send), 30)
+        await asyncio.wait_for(app_of(service)(scope, receive, send), 30)
         await asyncio.wait_for(service.closed.wait(), 30)
 
     asyncio.run(run())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import ray
@@ -65,7 +66,8 @@ def ask_on_ray(
     while under_way:
         _, under_way = ray.wait(under_way, timeout=REPORT_EVERY_S)
         _tell(events, on_event)
-    events.shutdown()
+    with suppress(RayError):
+        events.shutdown()
     return [
         Ended(
             column,
@@ -109,12 +111,13 @@ def _result(task: Any, nothing: Any, column: Column) -> Any:
 
 
 def _tell(events: Queue, on_event: OnEvent) -> None:
-    """Pass on what workers have told so far."""
+    """Pass on what workers have told so far; without the queue there is nothing to watch."""
     while True:
         try:
-            on_event(CellEvent(*events.get(block=False)))
-        except Empty:
+            told = events.get(block=False)
+        except (Empty, RayError):
             return
+        on_event(CellEvent(*told))
 
 
 def _ask(job: dict[str, Any], events: Queue) -> Asking:
@@ -154,4 +157,5 @@ class _Reporter:
         now = time.monotonic()
         if event.done in (0, event.total) or now - self._last >= REPORT_EVERY_S:
             self._last = now
-            self._events.put(tuple(event))
+            with suppress(RayError):  # nobody watches any more: the answers count
+                self._events.put(tuple(event))

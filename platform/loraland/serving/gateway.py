@@ -52,7 +52,7 @@ class Gateway:
         self._facts = ShortMemory[BaseFacts](self._ask_facts, FACTS_S, failed_s=0)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        app, guarded = create_app(self), GuardedDirectory(self.directory)
+        app, guarded = create_app(self, self.access), GuardedDirectory(self.directory)
         fleet = RayFleet(self._replicas)
         intake = Intake(self._sources, self._registry, list(self._replicas), fleet)
         add_site(app, self._storage, guarded)

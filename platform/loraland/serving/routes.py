@@ -63,13 +63,11 @@ logger = logging.getLogger(__name__)
 TIER_HEADER = "x-loraland-adapter-tier"  # where the adapter was: `device` is a hit
 
 
-def create_app(service: Service, access: Access | None = None) -> FastAPI:
-    """The application; it holds no state of its own.
+def create_app(service: Service, access: Access) -> FastAPI:
+    """The application; it holds no state of its own. Every route stands behind `access`.
 
-    Every route stands behind `access`, by default the service's own; a service that has none, as in
-    tests, needs no keys.
+    There is no default: a gateway that forgot to say who may come in would stand open.
     """
-    access = access or getattr(service, "access", None) or Access(service.limits)
     service = GuardedService(service, access)
     app = FastAPI(title="LoRA Land", version=__version__)
     app.add_middleware(Gate, access=access)
