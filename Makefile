@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-long test-kernels check serve bench-engine bench-training lock clean
+.PHONY: setup demo test test-long test-kernels lint check serve bench-engine bench-training lock clean
 
 setup: $(READY)            ## the environment, in .venv
 
@@ -25,10 +25,12 @@ demo: setup                ## three tasks from data to answers over HTTP
 serve: setup               ## the base and every adapter of the registry, OpenAI API on port 8000
 	$(BIN)/loraland serve
 
-check: setup               ## lint, types, fast tests: about a minute
+lint: setup                ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+check: lint                ## lint, types, fast tests: a few minutes
 	$(BIN)/pytest -q -m "not slow and not ray and not gpu and not browser and not long"
 
 test: setup                ## every test that this machine can run in a quarter of an hour or so
