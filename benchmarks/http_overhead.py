@@ -5,8 +5,9 @@
 The embedded base in fp32, 25 adapters of rank 8 on q_proj and v_proj, 32 closed-loop clients, 100
 tokens of prompt and at most 64 of answer, greedy. The engine alone is asked in this process; the
 client of `loraland loadtest` sends the same schedule over HTTP to the application on this machine.
-Both are warm, and take turns; the ratio is the median of the rounds'. Beside it stands which
-process used how much CPU. Prints one JSON line.
+Both are warm, and take turns; the ratio is the median of the rounds'. Beside it stand which
+process used how much CPU, and how many passes of the model a token took: requests that come over
+HTTP come one by one, and their batches fill later. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import aiohttp
 import psutil
 
 from benchmarks.report import Figures, report
@@ -92,10 +95,30 @@ class Alone:
             prompt_tokens=PROMPT, generated_tokens=tokens, asked_tokens=planned.new_tokens,
         )  # fmt: skip
 
+    async def passes(self) -> int:
+        """Passes of the model so far."""
+        assert self._engine is not None
+        return self._engine.stats().passes
+
     async def close(self) -> None:
         """Stop the engine."""
         if self._engine is not None:
             await self._engine.close()
+
+
+class Way(NamedTuple):
+    """One of the two."""
+
+    ask: Ask
+    passes: Callable[[], Awaitable[int]]
+
+
+async def passes_there(url: str) -> int:
+    """Passes of the model so far, on all replicas of the server at `url`."""
+    await asyncio.sleep(1.5)  # it answers from what it knew a second ago
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/v1/fleet") as answer:
+        bases = (await answer.json())["bases"]
+    return sum(one["stats"]["passes"] for base in bases for one in base["replicas"])
 
 
 class Bench:
@@ -108,6 +131,7 @@ class Bench:
         self.last: dict[str, Any] = {}
         self.cpu_s: dict[str, dict[str, float]] = {}
         self.tokens: dict[str, int] = defaultdict(int)
+        self.passes: dict[str, int] = defaultdict(int)
 
     def _schedule(self, seed: int) -> Iterator[Planned]:
         return plan(whenever_free(), self._mix, self._words, seed)
@@ -118,12 +142,12 @@ class Bench:
         await drive(ask, touch, Course(clients=8, requests=len(self._mix.models)))
         await drive(ask, self._schedule(seed), Course(clients=CLIENTS, requests=CLIENTS))
 
-    async def run(self, name: str, ask: Ask, seed: int) -> None:
+    async def run(self, name: str, way: Way, seed: int) -> None:
         """One measurement."""
-        before = cpu_seconds()
-        found = figures(
-            await drive(ask, self._schedule(seed), Course(clients=CLIENTS, requests=self._requests))
-        )
+        before, passes = cpu_seconds(), await way.passes()
+        course = Course(clients=CLIENTS, requests=self._requests)
+        found = figures(await drive(way.ask, self._schedule(seed), course))
+        self.passes[name] += await way.passes() - passes
         if found.errors:
             sys.exit(f"{name}: {found.errors}")
         spent = {role: s - before.get(role, 0.0) for role, s in cpu_seconds().items()}
@@ -155,10 +179,13 @@ async def measure(bench: Bench, alone: Alone, url: str, rounds: int) -> None:
     await alone.start()
     try:
         async with Client(url) as client:
-            ways: dict[str, Ask] = {"alone": alone.ask, "http": client.ask}
-            for name, ask in ways.items():
+            ways = {
+                "alone": Way(alone.ask, alone.passes),
+                "http": Way(client.ask, partial(passes_there, url)),
+            }
+            for name, way in ways.items():
                 print(f"warming {name}", file=sys.stderr, flush=True)
-                await bench.warm(ask, seed=-1)
+                await bench.warm(way.ask, seed=-1)
             for number in range(rounds):
                 for turn, name in enumerate(("alone", "http", "http", "alone")):
                     # Both are asked the same two schedules.
@@ -186,6 +213,9 @@ def summary(bench: Bench, rounds: int) -> dict[str, Any]:
         # other users of the machine disturb it less than they disturb tokens per second.
         "cpu_alone_over_http": round(total["alone"] / total["http"], 3),
         "cpu_ms_per_token": ms_per_token,
+        "tokens_per_pass": {
+            name: round(bench.tokens[name] / passes, 2) for name, passes in bench.passes.items()
+        },
         "latencies_of_last_round": latencies,
     }
 
@@ -200,6 +230,8 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as place:
         os.environ[settings.STORAGE] = place  # of the replicas, which this process starts
+        # Ray's workers give way to others, this process does not; here both are to be alike.
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own name)
         registry = Registry(Storage.open(place))
         plain_base = load_base(BASE, "fp32", "cpu")
         with synthetic_adapters(registry, plain_base, ADAPTERS, rank=RANK, keep=True) as names:

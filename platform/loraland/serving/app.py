@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ from loraland.serving.replica import Replica, entry_of
 
 # Requests that Serve hands to a gateway at once; each waits for its replica, none computes.
 GATEWAY_REQUESTS = 1000
+# A gateway never blocks its loop, so Serve need not hand each message from loop to loop.
+GATEWAY_ENV = {
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+}
 
 
 def build(config: ServingConfig | None = None) -> Any:
@@ -31,7 +37,8 @@ def build(config: ServingConfig | None = None) -> Any:
         name="gateway",
         num_replicas=config.gateways,
         max_ongoing_requests=GATEWAY_REQUESTS,
-        ray_actor_options=_actor(num_cpus=0),  # it waits; a laptop's cores are for the model
+        # It waits; cores are for the model.
+        ray_actor_options=actor_options(GATEWAY_ENV, num_cpus=0),
     )
     return gateway.bind(config, storage, replicas)
 
@@ -45,8 +52,8 @@ def _replica(base: BaseSettings, storage: str) -> Any:
         # The engine decides who is busy; Serve's own queue only holds those whose adapter loads.
         max_ongoing_requests=base.max_batch + base.max_waiting + 1,
         max_queued_requests=base.max_waiting,
-        ray_actor_options=_actor(
-            num_cpus=base.num_cpus, num_gpus=base.num_gpus, accelerator_type=base.accelerator
+        ray_actor_options=actor_options(
+            {}, num_cpus=base.num_cpus, num_gpus=base.num_gpus, accelerator_type=base.accelerator
         ),
     )
     return deployment.bind(base, storage)
@@ -66,13 +73,18 @@ def _size(base: BaseSettings) -> dict[str, Any]:
     }
 
 
-def _actor(**asked: float | str | None) -> dict[str, Any]:
+def actor_options(env: Mapping[str, str], **asked: float | str | None) -> dict[str, Any]:
     """Options of an actor, which must find this library also where it is not installed."""
     resources = {name: value for name, value in asked.items() if value is not None}
+    variables = {**env, **_path_to_code()}
+    return {**resources, "runtime_env": {"env_vars": variables}} if variables else resources
+
+
+def _path_to_code() -> dict[str, str]:
     try:
         metadata.distribution("loraland")
     except metadata.PackageNotFoundError:
         # A checkout: by its path on this machine, or below the working directory that Ray ships.
         here = Path(loraland.__file__).resolve().parent.parent
-        return {**resources, "runtime_env": {"env_vars": {"PYTHONPATH": f"{here}:{here.name}"}}}
-    return resources
+        return {"PYTHONPATH": f"{here}:{here.name}"}
+    return {}

@@ -66,7 +66,13 @@ class Gateway:
 
     async def _attempt(self, order: Order, number: int) -> AsyncGenerator[Part, None]:
         adapter = "" if order.model.task is None else str(order.model)
-        handle = self._replicas[order.model.base].options(stream=True, multiplexed_model_id=adapter)
+        handle = self._replicas[order.model.base].options(
+            stream=True,
+            multiplexed_model_id=adapter,
+            # Straight over gRPC, not through Ray's object store: half the CPU for a message, and
+            # there is one for each step of each answer. No public option says so yet.
+            _by_reference=False,
+        )
         # The attempt before may still be under way there, if only the connection was lost.
         sent = replace(order, id=f"{order.id}.{number}") if number else order
         groups = handle.complete.remote(sent)
