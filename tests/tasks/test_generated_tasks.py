@@ -27,6 +27,8 @@ EACH = pytest.mark.parametrize("generator", GENERATORS.values(), ids=GENERATORS)
 PINNED = {
     "dates": "fd8fe502478eab7d",
     "entities": "1126f20ff0d8c3be",
+    "planted_rare": "41fb70dbb79223d6",
+    "planted_shortcut": "51e89f87e7f53a7d",
     "sql": "83d5a8f035602c99",
     "topics": "7944543714c21544",
 }
@@ -179,3 +181,35 @@ def test_the_normal_form_ignores_case_and_outer_space(
 def test_texts_that_read_the_same_have_one_hash(left: str, right: str) -> None:
     assert normalised_hash(left) == normalised_hash(right)
     assert normalised_hash(left) != normalised_hash(right + "!")
+
+
+def shares(name: str, split: SplitName, count: int) -> dict[str, float]:
+    groups = Counter(str(row["group"]) for row in take(get_generator(name), split, count))
+    return {group: number / count for group, number in groups.items()}
+
+
+def test_the_place_gives_nineteen_of_twenty_train_labels_away_and_no_test_label() -> None:
+    usual = {"land bird by the wood", "water bird by the lake"}
+    train, test = (shares("planted_shortcut", split, 4000) for split in ("train", "test"))
+    assert len(train) == len(test) == 4
+    assert sum(train[group] for group in usual) == pytest.approx(0.95, abs=0.015)
+    assert min(test.values()) > 0.21 and max(test.values()) < 0.29
+
+
+def test_the_rare_form_is_under_two_percent_of_its_label_in_training_and_as_frequent_in_test() -> (
+    None
+):
+    train, test = (shares("planted_rare", split, 6000) for split in ("train", "test"))
+    urgent = ("alarm", "halted", "hurt", "polite")
+    assert 0.006 < train["polite"] / sum(train[form] for form in urgent) < 0.02
+    assert test["polite"] / sum(test[form] for form in urgent) == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["planted_shortcut", "planted_rare"])
+def test_the_true_subclass_is_in_no_prompt_and_changes_no_fingerprint(name: str) -> None:
+    task = get_task(name)
+    assert task.hidden == ("group",) and "group" not in task.prompt
+    rows = load_split(task, "train", limit=50).rows
+    others = [dict(row) | {"group": "another"} for row in rows]
+    assert [task.render(row) for row in rows] == [task.render(row) for row in others]
+    assert fingerprint(task, rows) == fingerprint(task, others)

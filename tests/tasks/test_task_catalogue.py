@@ -15,6 +15,7 @@ from loraland.tasks.catalogue import (
     generated_tasks,
     get_task,
     parse_tasks,
+    planted_tasks,
     report_tasks,
 )
 from loraland.tasks.task import Task, as_text
@@ -111,9 +112,10 @@ def test_names_and_queries_are_judged_beside_rouge() -> None:
         assert score in get_task(name).secondary
 
 
-def test_generated_and_report_tasks_make_up_the_catalogue() -> None:
+def test_generated_planted_and_report_tasks_make_up_the_catalogue() -> None:
     assert [task.name for task in generated_tasks()] == ["dates", "topics", "entities", "sql"]
-    assert len(ALL) == len(report_tasks()) + len(generated_tasks()) == 35
+    assert [task.name for task in planted_tasks()] == ["planted_shortcut", "planted_rare"]
+    assert len(ALL) == len(report_tasks()) + len(generated_tasks()) + len(planted_tasks()) == 37
 
 
 @pytest.mark.parametrize("task", BOTH_VIEWS)

@@ -95,9 +95,12 @@ def grouped(
         )
     most = LARGEST if fuse == AUTO else 2 * int(fuse)
     alike: dict[tuple[str, str, str], list[Cell]] = {}
+    alone = [cell for cell in cells if cell.recipe.group_dro is not None]  # they cannot be fused
     for cell in cells:
+        if cell in alone:
+            continue
         alike.setdefault((cell.base, cell.recipe.precision, cell.data), []).append(cell)
-    groups = []
+    groups = grouped(alone, retry_collapsed=retry_collapsed, space=space)
     for members in alike.values():
         rest = iter(members)
         while taken := tuple(islice(rest, most)):

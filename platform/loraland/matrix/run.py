@@ -27,6 +27,7 @@ from loraland.matrix.work import OnEvent, Work
 from loraland.storage import Storage
 from loraland.training.fused import FusedMember, Outcome, train_fused
 from loraland.training.parallel import Devices
+from loraland.training.robust import require_fusable
 from loraland.training.strategies import StrategyName
 
 __all__ = ["OnEvent", "run_cell", "run_fused"]
@@ -102,6 +103,7 @@ def run_fused(
     for cell in cells:
         try:
             require_judge(cell)
+            require_fusable(cell.recipe)
             works.append(Work.prepare(cell, storage, on_event, device, loop="fused"))
         except LoraLandError as error:
             yield cell, CellFailure(cell.label, error)

@@ -35,6 +35,7 @@ from loraland.training.checkpoint import CheckpointStore
 from loraland.training.effect import measure_canary
 from loraland.training.examples import Example
 from loraland.training.gate import GateReport, inspect
+from loraland.training.groups import with_groups
 from loraland.training.loop import TrainedAdapter, train
 from loraland.training.parallel import Devices, train_parallel
 from loraland.training.strategies import StrategyName
@@ -89,7 +90,7 @@ class Work:
             train_split.items(),
             test_split.items(),
             tokenizer,
-            held_out=_rest_of(test_split),
+            held_out=rest_of(test_split),
             max_length=min(recipe.max_length, entry.context_tokens),
             drop_long=recipe.too_long == "drop",
             drop_overlap=recipe.overlap == "drop",
@@ -139,8 +140,12 @@ class Work:
         return load_base(self.entry, self.cell.recipe.precision, self.device)
 
     def examples(self) -> tuple[list[Example], list[Example]]:
-        """(training, validation)."""
-        return split_validation(self.report.examples, self.cell)
+        """(training, validation), with their groups where the recipe has any.
+
+        Raises DataRefused when there are none that fit.
+        """
+        dro = self.cell.recipe.group_dro
+        return split_validation(with_groups(self.report.examples, dro, self.storage), self.cell)
 
     def on_update(self, point: CurvePoint, total: int) -> None:
         """What a training loop calls after each update."""
@@ -292,7 +297,7 @@ class Work:
         return CellResult(self.cell.label, str(name), score, self.folder, trained, warnings)
 
 
-def _rest_of(split: Split) -> list[Item]:
+def rest_of(split: Split) -> list[Item]:
     """The items of a finite test split that the cell is not judged on, but others may be.
 
     Train and test rows of a generator are disjoint by construction.

@@ -19,7 +19,11 @@ from loraland.tasks.generated import GENERATORS
 from loraland.tasks.grading import LENIENT, METRICS, SECONDARY
 from loraland.tasks.task import Evaluation, HubSource, Task
 
-FILES = ("classic_nlp", "coding", "knowledge", "reasoning", "math", "generated")  # order of listing
+FILES = (  # order of listing
+    *("classic_nlp", "coding", "knowledge", "reasoning", "math"),
+    *("generated", "planted"),
+)
+PLANTED = "Planted"  # the category of tasks with a planted weakness
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 
@@ -217,7 +221,7 @@ def get_task(name: str) -> Task:
 
 
 def all_tasks() -> list[Task]:
-    """Every task: the report's by category, then the generated ones."""
+    """Every task: the report's by category, the generated ones, the planted ones."""
     return list(_catalogue().values())
 
 
@@ -228,4 +232,10 @@ def report_tasks() -> list[Task]:
 
 def generated_tasks() -> list[Task]:
     """The tasks that ship with the project and need no download."""
-    return [task for task in all_tasks() if task.generator is not None]
+    made = [task for task in all_tasks() if task.generator is not None]
+    return [task for task in made if task.category != PLANTED]
+
+
+def planted_tasks() -> list[Task]:
+    """The tasks with a weakness planted into their train rows, for `loraland strata`."""
+    return [task for task in all_tasks() if task.category == PLANTED]

@@ -9,29 +9,49 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Any
 
+from numpy.typing import NDArray
+
+from loraland.training.group_sampling import uniform_epoch
 from loraland.training.recipe import Recipe
 
 Update = list[int]  # indices of examples
 
 
-def updates(lengths: Sequence[int], recipe: Recipe, seed: int, start: int = 0) -> Iterator[Update]:
+def updates(
+    lengths: Sequence[int],
+    recipe: Recipe,
+    seed: int,
+    start: int = 0,
+    labels: NDArray[Any] | None = None,
+) -> Iterator[Update]:
     """Endless updates from number `start` on; `lengths` are tokens per example.
 
-    Each epoch is shuffled anew; its last update may be short. Within a window of `length_window`
-    updates examples of like length go together, so that little is spent on padding.
+    Each epoch is shuffled anew; its last update may be short. With group `labels` of the examples
+    an epoch draws as many, with replacement, all groups alike (`uniform_epoch`). Within a window of
+    `length_window` updates examples of like length go together, so that little is spent on padding.
     """
     per_epoch = -(-len(lengths) // recipe.examples_per_update)
     epoch, skip = divmod(start, per_epoch)
     while True:
-        yield from islice(_epoch(lengths, recipe, seed, epoch), skip, None)
+        yield from islice(_epoch(lengths, recipe, seed, epoch, labels), skip, None)
         epoch, skip = epoch + 1, 0
 
 
-def _epoch(lengths: Sequence[int], recipe: Recipe, seed: int, epoch: int) -> Iterator[Update]:
+def _epoch(
+    lengths: Sequence[int],
+    recipe: Recipe,
+    seed: int,
+    epoch: int,
+    labels: NDArray[Any] | None,
+) -> Iterator[Update]:
     order = random.Random(f"{seed}/{epoch}")
     indices = list(range(len(lengths)))
-    order.shuffle(indices)
+    if labels is None:
+        order.shuffle(indices)
+    else:
+        indices = uniform_epoch(labels, seed, epoch).tolist()
     size, cut = recipe.examples_per_update, recipe.examples_per_update * recipe.length_window
     batches: list[Update] = []
     for first in range(0, len(indices), cut):

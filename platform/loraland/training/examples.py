@@ -19,6 +19,7 @@ class Example(NamedTuple):
 
     ids: tuple[int, ...]  # prompt, answer, end token
     prompt_tokens: int  # ids[prompt_tokens:] are supervised
+    group: int | tuple[float, ...] | None = None  # or the shares of all groups; for group DRO
 
     @property
     def supervised(self) -> tuple[int, ...]:

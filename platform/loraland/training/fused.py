@@ -36,6 +36,7 @@ from loraland.training.fused_checkpoint import (
 from loraland.training.fused_member import FusedMember, Resident
 from loraland.training.fused_passes import backward, evaluate
 from loraland.training.loop import TrainedAdapter
+from loraland.training.robust import require_fusable
 from loraland.training.schedule import best_evaluation
 from loraland.training.template import AdapterTemplate
 
@@ -57,8 +58,8 @@ def train_fused(
     """Train all members, at most `slots` at a time, and say by name what became of each.
 
     A member that fails (TrainingDiverged, a checkpoint that cannot be used, targets that the base
-    does not have) has its error for an outcome; the others go on. Each adapter is in its folder
-    when `on_finished` is called, which finds the base as it was loaded and must leave it so.
+    does not have, group DRO) has its error for an outcome; the others go on. Each adapter is in its
+    folder when `on_finished` is called, which finds the base as it was loaded and must leave it so.
     Members resume from their checkpoints: killed anywhere and called again with the same members,
     or those of them that had not finished, in the same order, all end as if nothing had happened.
     Raises ValueError for names that are not distinct, and what storage raises.
@@ -228,6 +229,7 @@ class _Group:
         taken = {resident.slot for resident in self.residents}
         slot = next(slot for slot in range(1, self.bank.slots + 1) if slot not in taken)
         try:
+            require_fusable(member.recipe)
             checkpoint = self._checkpoint_of(member)
             initial = self._initial_weights(member)
         except LoraLandError as error:

@@ -33,8 +33,10 @@ from loraland.training.checkpoint import (
     unpack_random_state,
 )
 from loraland.training.examples import Example
-from loraland.training.loss import summed_loss
+from loraland.training.groups import labels_to_draw_by
+from loraland.training.loss import example_losses, summed_loss
 from loraland.training.recipe import Recipe
+from loraland.training.robust import Robust
 from loraland.training.schedule import (
     best_evaluation,
     gains_no_more,
@@ -69,9 +71,11 @@ def train(
 ) -> TrainedAdapter:
     """Train one adapter and write it to `folder`; the base is left as it was.
 
-    Resumes from the newest of `checkpoints` when there is one. Raises TrainingDiverged.
+    Resumes from the newest of `checkpoints` when there is one. With the recipe's `group_dro` the
+    examples must have groups (`groups.with_groups`), and the weights that do best on the worst
+    group are kept. Raises TrainingDiverged, and DataRefused for examples without groups.
     """
-    run = _Run.start(base, recipe, seed)
+    run = _Run.start(base, recipe, seed, Robust.of(recipe, training))
     try:
         if checkpoints is not None and (found := checkpoints.load()) is not None:
             run.restore(*found)
@@ -95,7 +99,10 @@ class Run(Protocol):
         """One optimiser update over micro-batches; returns the mean loss per example."""
 
     def evaluate(self, validation: Sequence[Example]) -> float:
-        """The mean loss per validation example; keeps the weights when it is the best so far."""
+        """The mean loss per validation example; keeps the weights when it is the best so far.
+
+        Of the worst group, where the recipe has groups.
+        """
 
     def gains_no_more(self) -> bool:
         """Whether validation says that more updates would not help."""
@@ -126,7 +133,8 @@ def advance(
     recipe, state = run.recipe, run.state
     lengths = [len(example.ids) for example in training]
     total = recipe.updates(len(training))
-    cursor = batches.updates(lengths, recipe, seed, start=state.update)
+    by = labels_to_draw_by(recipe, training)
+    cursor = batches.updates(lengths, recipe, seed, start=state.update, labels=by)
     for update in islice(cursor, max(0, total - state.update)):
         if run.gains_no_more():
             break
@@ -166,12 +174,13 @@ class _Run:
     optimizer: torch.optim.Optimizer
     state: RunState
     best: Tensors
+    robust: Robust | None  # what group DRO keeps, where the recipe has it
 
     @classmethod
-    def start(cls, base: LoadedBase, recipe: Recipe, seed: int) -> _Run:
+    def start(cls, base: LoadedBase, recipe: Recipe, seed: int, robust: Robust | None) -> _Run:
         model = add_adapter(base, recipe, seed)
         optimizer = make_optimizer((p for p in model.parameters() if p.requires_grad), recipe)
-        return cls(base, recipe, model, optimizer, RunState(), {})
+        return cls(base, recipe, model, optimizer, RunState(), {}, robust)
 
     @property
     def vocabulary(self) -> int:
@@ -180,12 +189,7 @@ class _Run:
     def step(self, groups: Sequence[Sequence[Example]], rate: float) -> float:
         """One optimiser update over micro-batches; returns the mean loss per example."""
         self.model.train()
-        count = sum(len(group) for group in groups)
-        loss = 0.0
-        for group in groups:
-            part = summed_loss(self.base.model, group, self._pad) / count
-            part.backward()  # type: ignore[no-untyped-call]
-            loss += part.item()
+        loss = self.robust.backward(groups, self._losses) if self.robust else self._backward(groups)
         trainable: list[Tensor] = [
             p for group in self.optimizer.param_groups for p in group["params"]
         ]
@@ -199,21 +203,39 @@ class _Run:
         self.state.losses.append(loss)
         return loss
 
+    def _backward(self, groups: Sequence[Sequence[Example]]) -> float:
+        """Gradients of one update in which all examples count alike; its loss."""
+        count = sum(len(group) for group in groups)
+        loss = 0.0
+        for group in groups:
+            part = summed_loss(self.base.model, group, self._pad) / count
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.item()
+        return loss
+
     @torch.no_grad()
     def evaluate(self, validation: Sequence[Example]) -> float:
         """The mean loss per validation example; keeps the weights when it is the best so far."""
         self.model.eval()
         lengths = [len(example.ids) for example in validation]
         groups = batches.micro_batches(list(range(len(validation))), lengths, self.recipe)
-        total = sum(
-            summed_loss(self.base.model, [validation[i] for i in group], self._pad).item()
-            for group in groups
-        )
-        loss = total / len(validation)
+        parts = [[validation[index] for index in group] for group in groups]
+        loss = self._worst(parts) if self.robust else self._mean(parts)
         self.state.validation.append((self.state.update, loss))
         if best_evaluation(self.state.validation)[0] == self.state.update:
             self.best = {name: tensor.clone() for name, tensor in self._weights().items()}
         return loss
+
+    def _mean(self, parts: Sequence[Sequence[Example]]) -> float:
+        total = sum(summed_loss(self.base.model, part, self._pad).item() for part in parts)
+        return total / sum(len(part) for part in parts)
+
+    def _worst(self, parts: Sequence[Sequence[Example]]) -> float:
+        assert self.robust is not None
+        return self.robust.worst(self.robust.sums(parts, [self._losses(part) for part in parts]))
+
+    def _losses(self, examples: Sequence[Example]) -> Tensor:
+        return example_losses(self.base.model, examples, self._pad)
 
     def gains_no_more(self) -> bool:
         """Whether validation says that more updates would not help."""
@@ -227,6 +249,7 @@ class _Run:
             {f"adapter/{name}": tensor for name, tensor in self._weights().items()}
             | {f"best/{name}": tensor for name, tensor in self.best.items()}
             | pack_optimizer(self.optimizer)
+            | (self.robust.tensors() if self.robust else {})
             | pack_random_state()
         )
 
@@ -236,6 +259,8 @@ class _Run:
         set_peft_model_state_dict(self.model, under("adapter", tensors))
         self.best = under("best", tensors)
         unpack_optimizer(self.optimizer, tensors)
+        if self.robust is not None:
+            self.robust.restore(tensors)
         unpack_random_state(tensors)
 
     def finish(self, folder: Path, total: int) -> TrainedAdapter:

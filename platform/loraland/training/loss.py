@@ -41,6 +41,13 @@ def summed_loss(model: PreTrainedModel, examples: Sequence[Example], pad_id: int
     return token_losses(model, Batch.of(examples, pad_id, model.device)).sum()
 
 
+def example_losses(model: PreTrainedModel, examples: Sequence[Example], pad_id: int) -> Tensor:
+    """The mean negative log-likelihood per supervised token of each: (examples,), nats."""
+    batch = Batch.of(examples, pad_id, model.device)
+    losses = token_losses(model, batch)
+    return losses.new_zeros(len(examples)).index_add(0, batch.rows, losses)
+
+
 def token_losses(model: PreTrainedModel, batch: Batch) -> Tensor:
     """The share of each supervised token in the loss of its example: (supervised,), nats."""
     hidden = model.get_decoder()(

@@ -8,11 +8,31 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from loraland.errors import InvalidConfiguration, UnknownRecipe, did_you_mean
 
 ALL_LINEAR = "all-linear"  # every linear layer but the output head, as PEFT understands it
+
+
+class GroupDro(BaseModel):
+    """The worst group of examples counts most; `loraland strata train` writes this."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    groups: str = Field(min_length=1, max_length=400)  # file below the storage root, see groups.py
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")  # of that file: other groups are another run
+    eta: float = Field(0.01, gt=0, le=10)  # step of the weights' exponentiated gradient, per update
+    size_adjustment: float = Field(0.0, ge=0)  # C of C / sqrt(n_g), nats; favours small groups
+    uniform_sampling: bool = True  # groups drawn equally often, with replacement
 
 
 class Recipe(BaseModel):
@@ -46,12 +66,21 @@ class Recipe(BaseModel):
     evaluate_every: int = Field(ge=1)
     patience: int = Field(ge=1)
     checkpoint_every: int = Field(ge=1)
+    group_dro: GroupDro | None = None  # None: all examples count alike
 
     @model_validator(mode="after")
     def _has_an_end(self) -> Recipe:
         if self.examples_seen is None and self.max_epochs is None:
             raise ValueError("set examples_seen or max_epochs, or the run has no end")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What is absent is left out, so that keys of recipes without it are what they were."""
+        fields: dict[str, Any] = handler(self)
+        if fields.get("group_dro", ...) is None:
+            fields.pop("group_dro")
+        return fields
 
     def updates(self, train_examples: int) -> int:
         """The number of optimiser updates over that many training examples, at least 1.

@@ -24,7 +24,7 @@ from loraland.errors import InvalidConfiguration
 from loraland.training.adapter import make_optimizer, trainable
 from loraland.training.checkpoint import Tensors, pack_optimizer, unpack_optimizer
 from loraland.training.examples import Example
-from loraland.training.loss import summed_loss
+from loraland.training.loss import example_losses, summed_loss
 from loraland.training.recipe import Recipe
 
 StrategyName = Literal["ddp", "zero2", "zero3"]
@@ -40,6 +40,14 @@ class Strategy(Protocol):
 
         After the last of an update the gradients of all workers are added up.
         """
+
+    def accumulate_each(
+        self, examples: Sequence[Example], weights: Tensor, *, is_last: bool
+    ) -> None:
+        """Like `accumulate`, with a weight of its own for each example's loss: (examples,)."""
+
+    def losses(self, examples: Sequence[Example]) -> Tensor:
+        """The loss of each example as the model is now, without gradients: (examples,)."""
 
     def update(self, rate: float) -> None:
         """Clip the gradients over the whole adapter, take a step, forget the gradients."""
@@ -107,9 +115,16 @@ class _Loss(nn.Module):
         else:
             self.adapter = nn.ParameterList(trainable(model).values())
 
-    def forward(self, examples: Sequence[Example]) -> Tensor:
+    def forward(
+        self, examples: Sequence[Example], weights: Tensor | None = None, *, each: bool = False
+    ) -> Tensor:
+        """The sum of the losses, weighed when there are weights; or the loss of each."""
         [base] = self._unseen
-        return summed_loss(base.model, examples, int(base.tokenizer.pad_token_id))
+        pad_id = int(base.tokenizer.pad_token_id)
+        if weights is None and not each:
+            return summed_loss(base.model, examples, pad_id)
+        losses = example_losses(base.model, examples, pad_id)
+        return losses if weights is None else (losses * weights.to(losses)).sum()
 
 
 class _Replicated:
@@ -127,6 +142,18 @@ class _Replicated:
             part = self._parallel(examples) * weight
             (part * distributed.get_world_size()).backward()  # the workers' mean is taken of it
         return float(part.item())
+
+    def accumulate_each(
+        self, examples: Sequence[Example], weights: Tensor, *, is_last: bool
+    ) -> None:
+        with nullcontext() if is_last else self._parallel.no_sync():
+            part = self._parallel(examples, weights)
+            (part * distributed.get_world_size()).backward()
+
+    @torch.no_grad()
+    def losses(self, examples: Sequence[Example]) -> Tensor:
+        found: Tensor = self._loss(examples, each=True)
+        return found
 
     def update(self, rate: float) -> None:
         torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._clip_norm)
@@ -184,6 +211,17 @@ class _DeepSpeed:
         part = self._engine(examples) * weight
         self._engine.backward(part * distributed.get_world_size())  # the workers' mean is taken
         return float(part.item())
+
+    def accumulate_each(
+        self, examples: Sequence[Example], weights: Tensor, *, is_last: bool
+    ) -> None:
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        self._engine.backward(self._engine(examples, weights) * distributed.get_world_size())
+
+    @torch.no_grad()
+    def losses(self, examples: Sequence[Example]) -> Tensor:
+        found: Tensor = self._loss(examples, each=True)
+        return found
 
     def update(self, rate: float) -> None:
         for group in self._optimizer.param_groups:

@@ -32,8 +32,10 @@ from loraland.training.checkpoint import (
     under,
 )
 from loraland.training.examples import Example
+from loraland.training.group_dro import GroupSums
 from loraland.training.loop import advance
 from loraland.training.recipe import Recipe
+from loraland.training.robust import Robust
 from loraland.training.schedule import best_evaluation, gains_no_more
 from loraland.training.shares import shares
 from loraland.training.strategies import Strategy, StrategyName, make_strategy
@@ -98,7 +100,7 @@ def train_worker(
     if (agreed := workers.first_error(error)) is not None:
         raise agreed
     assert found is not None
-    run = ShardedRun.start(job, recipe, workers, found)
+    run = ShardedRun.start(job, recipe, workers, found, Robust.of(recipe, training))
 
     def on_update(point: CurvePoint, total: int) -> None:
         if workers.rank == 0:
@@ -150,10 +152,13 @@ class ShardedRun:
     strategy: Strategy
     state: RunState
     best: Tensors = field(default_factory=dict)
+    robust: Robust | None = None
     is_unwanted: bool = False  # known to the first worker only, until the next update
 
     @classmethod
-    def start(cls, job: Job, recipe: Recipe, workers: Workers, found: _Found) -> ShardedRun:
+    def start(
+        cls, job: Job, recipe: Recipe, workers: Workers, found: _Found, robust: Robust | None
+    ) -> ShardedRun:
         """From the beginning or from a checkpoint, whatever number of workers wrote that."""
         state, tensors = found.resumed or (RunState(), {})
         if workers.sums(state.update)[0] != state.update * workers.size:
@@ -164,8 +169,10 @@ class ShardedRun:
             set_peft_model_state_dict(model, under("adapter", tensors))
         strategy = make_strategy(job.strategy, found.base, model, recipe, workers.device)
         strategy.load_moments(tensors)
+        if robust is not None and tensors:
+            robust.restore(tensors)
         best = under("best", tensors)
-        return cls(recipe, job.seed, vocabulary, model, workers, strategy, state, best)
+        return cls(recipe, job.seed, vocabulary, model, workers, strategy, state, best, robust)
 
     def step(self, groups: Sequence[Sequence[Example]], rate: float) -> float:
         """One update over all workers; returns the mean loss per example.
@@ -175,16 +182,13 @@ class ShardedRun:
         on another.
         """
         examples = [example for group in groups for example in group]
-        stream = random.Random(f"dropout/{self.seed}/{self.state.update}/{self.workers.rank}")
-        torch.manual_seed(stream.getrandbits(63))
         self.model.train()
         mine = self._mine(examples)
-        parts = [
-            self.strategy.accumulate(group, weight / len(examples), is_last=number == len(mine))
-            for number, (group, weight) in enumerate(mine, start=1)
-        ]
+        part = self._robust(mine) if self.robust else self._alike(mine, len(examples))
         self.strategy.update(rate)
-        loss, unwanted = self.workers.sums(sum(parts), float(self.is_unwanted))
+        loss, unwanted = self.workers.sums(part, float(self.is_unwanted))
+        if self.robust is not None:
+            loss /= len(examples)
         if unwanted:
             raise Stopped
         self.state.update += 1
@@ -192,11 +196,52 @@ class ShardedRun:
         self.state.losses.append(loss)
         return loss
 
+    def _alike(self, mine: Sequence[tuple[list[Example], float]], count: int) -> float:
+        """Gradients of an update in which all examples count alike; this worker's part of it."""
+        self._seed_dropout()
+        return sum(
+            self.strategy.accumulate(group, weight / count, is_last=number == len(mine))
+            for number, (group, weight) in enumerate(mine, start=1)
+        )
+
+    def _robust(self, mine: Sequence[tuple[list[Example], float]]) -> float:
+        """Gradients of an update weighed by groups; the summed loss of this worker's examples.
+
+        Two passes with the same masks: what a group counts is known only when the losses of all
+        workers are.
+        """
+        assert self.robust is not None
+        self._seed_dropout()
+        losses = [self.strategy.losses(group) for group, _ in mine]
+        own = [number for number, (_, weight) in enumerate(mine) if weight]  # no company in them
+        weighed = self.robust.weigh(
+            [mine[n][0] for n in own], [losses[n] for n in own], self.workers.device
+        )
+        counts = dict(zip(own, weighed, strict=True))
+        self._seed_dropout()
+        for number, (group, _) in enumerate(mine):
+            weights = counts.get(number, torch.zeros(len(group)))
+            self.strategy.accumulate_each(group, weights, is_last=number == len(mine) - 1)
+        return sum(float(losses[number].sum()) for number in own)
+
+    def _seed_dropout(self) -> None:
+        stream = random.Random(f"dropout/{self.seed}/{self.state.update}/{self.workers.rank}")
+        torch.manual_seed(stream.getrandbits(63))
+
     def evaluate(self, validation: Sequence[Example]) -> float:
         """The mean loss per validation example; keeps the weights when it is the best so far."""
         self.model.eval()
-        parts = [self.strategy.evaluate(group) * weight for group, weight in self._mine(validation)]
-        loss = self.workers.sums(sum(parts))[0] / len(validation)
+        mine = self._mine(validation)
+        if self.robust is not None:
+            own = [group for group, weight in mine if weight]
+            losses = [self.strategy.losses(group) for group, _ in mine][: len(own)]
+            sums = self.robust.sums(own, losses)
+            everyone = self.workers.sums(*sums.losses.tolist(), *sums.counts.tolist())
+            total = torch.tensor(everyone, dtype=torch.float64).reshape(2, -1)
+            loss = self.robust.worst(GroupSums(*total))
+        else:
+            parts = [self.strategy.evaluate(group) * weight for group, weight in mine]
+            loss = self.workers.sums(sum(parts))[0] / len(validation)
         self.state.validation.append((self.state.update, loss))
         if best_evaluation(self.state.validation)[0] == self.state.update:
             self.best = self.strategy.weights()
@@ -214,6 +259,7 @@ class ShardedRun:
             {f"adapter/{name}": tensor for name, tensor in self.strategy.weights().items()}
             | {f"best/{name}": tensor for name, tensor in self.best.items()}
             | self.strategy.moments()
+            | (self.robust.tensors() if self.robust else {})
             | pack_random_state()  # for a plain loop that resumes from here
         )
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from loraland.errors import UnknownTask, did_you_mean
-from loraland.tasks.generated import dates, entities, sql, topics
+from loraland.tasks.generated import dates, entities, rare_form, shortcut, sql, topics
 from loraland.tasks.generated.stream import Generator
 
 GENERATORS = {
     generator.name: generator
-    for generator in (dates.GENERATOR, entities.GENERATOR, sql.GENERATOR, topics.GENERATOR)
+    for generator in (
+        dates.GENERATOR,
+        entities.GENERATOR,
+        sql.GENERATOR,
+        topics.GENERATOR,
+        shortcut.GENERATOR,
+        rare_form.GENERATOR,
+    )
 }
 
 
