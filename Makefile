@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+FAST := not slow and not ray and not gpu and not browser and not long
 
-.PHONY: setup demo test test-long test-kernels lint check serve bench-engine bench-training lock clean
+.PHONY: setup demo test test-long test-kernels lint check serve bench-engine bench-training bench-strata lock clean
 
 setup: $(READY)            ## the environment, in .venv
 
@@ -31,10 +32,11 @@ lint: setup                ## style and types
 	$(BIN)/mypy
 
 check: lint                ## lint, types, fast tests: a few minutes
-	$(BIN)/pytest -q -m "not slow and not ray and not gpu and not browser and not long"
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "$(FAST)"
 
 test: setup                ## every test that this machine can run in a quarter of an hour or so
-	$(BIN)/pytest -q -m "not long"
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "$(FAST)"
+	$(BIN)/pytest -q -m "not long and not ($(FAST))"
 
 test-long: setup           ## the others: lost nodes, full disks, soaks
 	$(BIN)/pytest -q -m long
@@ -49,6 +51,9 @@ bench-training: setup      ## trained tokens per second beside TRL, one JSON lin
 
 bench-engine: setup        ## tokens per second beside transformers and PEFT, one JSON line
 	$(BIN)/python -m benchmarks.engine --out benchmarks/results/engine.json
+
+bench-strata: setup        ## GEORGE beside ERM and the oracle, one JSON line; reads LORALAND_TEST_DATA/mnist
+	$(BIN)/python -m benchmarks.strata --mnist "$(LORALAND_TEST_DATA)/mnist" --out benchmarks/results/strata.json
 
 lock: setup                ## pin what pyproject.toml asks for, from what is installed and works
 	{ echo "# The development install, pinned: \`make lock\` writes it from an environment that works."; \

@@ -58,7 +58,7 @@ def test_every_command_teaches(command: list[str]) -> None:
 
 
 def test_lists_come_as_tables_and_as_json() -> None:
-    for what, count, name in (("tasks", 35, "viggo"), ("bases", 11, "gemma-7b")):
+    for what, count, name in (("tasks", 37, "viggo"), ("bases", 11, "gemma-7b")):
         code, out, _ = call(what, "list")
         assert code == 0
         assert name in out

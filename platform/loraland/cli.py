@@ -24,7 +24,10 @@ from loraland.cli_generation import generation_app
 from loraland.cli_keys import keys_app, tell_access
 from loraland.cli_loadtest import loadtest_app
 from loraland.cli_matrix import matrix_app
+from loraland.cli_palate import palate_app
+from loraland.cli_recurrent import recurrent_app
 from loraland.cli_report import report_app
+from loraland.cli_strata import strata_app
 from loraland.serving.access.policy import AccessMode
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # our own bars are enough
@@ -52,6 +55,9 @@ app.add_typer(adapters_app, name="adapters")
 app.add_typer(matrix_app, name="matrix")
 app.add_typer(endpoint_app, name="endpoint")
 app.add_typer(keys_app, name="keys")
+app.add_typer(strata_app, name="strata")
+app.add_typer(palate_app, name="palate")
+app.add_typer(recurrent_app, name="recurrent")
 app.add_typer(analysis_app)  # its commands stand beside the others
 app.add_typer(evaluation_app)
 app.add_typer(generation_app)

@@ -50,7 +50,7 @@ def endpoint_ask(
     from loraland.evaluation.endpoint_run import forecast_endpoint
 
     endpoint, storage = load_endpoint(settings), open_storage()
-    questions = _questions(what, max_items)
+    questions = asked_questions(what, max_items)
     if dry_run:
         found = forecast_endpoint(endpoint, questions, storage)
         if json_:
@@ -73,7 +73,7 @@ def endpoint_ask(
         raise report.error
 
 
-def _questions(what: list[str], max_items: int | None) -> list[tuple[Task, Split]]:
+def asked_questions(what: list[str], max_items: int | None) -> list[tuple[Task, Split]]:
     """Raises InvalidConfiguration, UnknownTask, SourceUnavailable."""
     from loraland.matrix.questions import questions_of, questions_on
     from loraland.matrix.space import load_space, space_names

@@ -53,6 +53,30 @@ class UnknownRecipe(LoraLandError, LookupError):
     status, code = 404, "recipe_not_found"
 
 
+class StrataMissing(LoraLandError, LookupError):
+    """No audit of that id is in storage."""
+
+    status, code = 404, "strata_not_found"
+
+
+class UnknownItem(LoraLandError, LookupError):
+    """A catalogue has no item of that key."""
+
+    status, code = 404, "item_not_found"
+
+
+class EventConflict(LoraLandError, ValueError):
+    """The id of an event stands for something else already."""
+
+    status, code = 409, "event_conflict"
+
+
+class PersonFull(LoraLandError, RuntimeError):
+    """A person has as many events as one may have."""
+
+    status, code = 409, "person_full"
+
+
 class InvalidName(LoraLandError, ValueError):
     """The text is not a model name in any of the four forms."""
 

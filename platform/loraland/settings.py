@@ -1,6 +1,6 @@
 """The places of this machine, for adapters, data and copies, and what may be done on it.
 
-Three environment variables choose places. A fourth allows generated programs to be run; without
+Four environment variables choose places. A fifth allows generated programs to be run; without
 it, what needs that is refused. No variable changes a result.
 """
 
@@ -13,6 +13,7 @@ from loraland.errors import InvalidConfiguration
 
 STORAGE = "LORALAND_STORAGE"  # a folder, or an s3:// or gs:// URI, for all that must last
 DATA = "LORALAND_DATA"  # a folder <task>/{train,test}.parquet, tried before any other source
+DATABASE = "LORALAND_DATABASE"  # of people and events: a path for SQLite, or a PostgreSQL URL
 CACHE = "LORALAND_CACHE"  # a local folder that may be deleted at any time
 RUN_CODE = "LORALAND_RUN_CODE"  # 1: programs that a model wrote may be run, confined; else not
 
@@ -35,6 +36,11 @@ def cache_folder() -> Path:
     """A local folder for copies that can be made again (for one, the dequantised embedded base)."""
     named = os.environ.get(CACHE)
     return Path(named).expanduser() if named else Path.home() / ".cache" / "loraland"
+
+
+def database_url() -> str | None:
+    """The database of Grapevine's people and events; None for a file in the storage."""
+    return os.environ.get(DATABASE) or None
 
 
 def run_code() -> bool:

@@ -13,7 +13,8 @@ from starlette.testclient import TestClient
 
 from loraland.report.excerpt import OUTCOMES
 from loraland.report.wording import SIGNS, VERDICTS
-from loraland.serving.site import FRONT, LOST, PAGES, TYPES, add_pages, files
+from loraland.serving.page_files import TYPES
+from loraland.serving.site import FRONT, LOST, PAGES, add_pages, files
 
 
 @pytest.fixture(scope="module")

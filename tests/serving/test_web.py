@@ -10,6 +10,7 @@ import pytest
 
 from loraland.matrix.space import load_space
 from loraland.storage import Storage
+from loraland.strata.shelf import digest
 from tests.report.fabricated import HOSTILE, version_of
 from tests.serving.web_stage import (
     BASE,
@@ -22,11 +23,14 @@ from tests.serving.web_stage import (
     listening,
     stage,
 )
+from tests.strata.fabricated import GROUPS, fabricate_audit
+from tests.strata.fabricated import HOSTILE as HOSTILE_EXAMPLE
 
 pytestmark = pytest.mark.browser
 
 DATES = f"{BASE}/dates@{version_of(load_space('embedded').cells[0])}"
-ALL = ("playground", "leaderboard", "cell", "fleet")
+AUDIT, PICTURES = (digest({"made": kind}) for kind in ("language", "images"))
+ALL = ("playground", "leaderboard", "cell", "strata", "pictures", "fleet")
 
 
 class Tab:
@@ -76,6 +80,8 @@ class Tab:
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
     storage = Storage.open(str(tmp_path_factory.mktemp("stage")))
     furnish(storage)
+    fabricate_audit(storage)
+    fabricate_audit(storage, images=True)
     return storage
 
 
@@ -219,6 +225,9 @@ def test_an_empty_registry_says_what_to_type(browser: Any, tmp_path: Path) -> No
         assert tab.said == []
         tab.goto(f"{url}/web/leaderboard")
         tab.get_by_text("Nothing is finished yet").wait_for()
+        tab.goto(f"{url}/web/strata")
+        tab.get_by_text("No audit yet").wait_for()
+        assert "loraland strata audit BASE/TASK" in tab.locator("#content").inner_text()
         tab.goto(f"{url}/web/fleet")
         tab.get_by_text("This gateway does not tell").wait_for()
 
@@ -346,6 +355,51 @@ def test_the_fleet_is_shown_live(open_tab: Any) -> None:
     tab.wait("(when) => document.getElementById('when').textContent !== when", when)
 
 
+def test_an_audit_shows_whom_a_classifier_fails_and_what_is_inside(open_tab: Any) -> None:
+    tab = open_tab(f"/web/strata#audit={AUDIT}")
+    tab.locator(".examples li").first.wait_for()
+    rows = tab.texts("[aria-label='Strata with their scores'] tbody tr")
+    worst = tab.locator("tr.worst").inner_text()
+    assert rows[0] == worst and "land/" in worst and "50" in worst
+    assert tab.locator("h2", has_text="Inside land/").count() == 1
+    assert "lake" in tab.texts(".words li")[0] and tab.locator(".examples li").count() == 8
+    assert f"known as {GROUPS[0]}" in tab.texts(".examples li")[0]
+    assert tab.locator(".map circle, .map path").count() == 200
+    chosen = tab.locator(".map .chosen").count()
+    assert chosen == 50
+    trained = tab.texts("[aria-label='Retrained classifiers with their scores'] tbody tr")
+    assert len(trained) == 2 and "GEORGE" in trained[1] and "0.90" in trained[1]
+    other = tab.locator("button.stratum").nth(1)
+    name = other.inner_text()
+    other.click()
+    tab.locator("h2", has_text=f"Inside {name}").wait_for()
+    assert tab.evaluate("document.activeElement.textContent") == name
+    again = open_tab("/web/strata" + tab.evaluate("location.hash"))
+    again.locator("h2", has_text=f"Inside {name}").wait_for()
+
+
+def test_examples_of_an_audit_that_are_markup_stay_text(open_tab: Any) -> None:
+    tab = open_tab(f"/web/strata#audit={AUDIT}")
+    title = tab.title()
+    for number in range(tab.locator("button.stratum").count() or 1):
+        tab.locator("button.stratum").nth(number).click()
+        tab.locator(".examples li").first.wait_for()
+        if HOSTILE_EXAMPLE in "".join(tab.texts(".examples p")):
+            break
+    else:
+        pytest.fail("no hostile example was shown")
+    assert tab.locator("main img, main script").count() == 0 and tab.title() == title
+
+
+def test_an_audit_of_images_shows_pictures(open_tab: Any) -> None:
+    tab = open_tab("/web/strata")
+    tab.locator(".examples li").first.wait_for()
+    tab.locator("#audit").select_option(PICTURES)
+    tab.locator(".pixels").first.wait_for()
+    assert tab.locator(".examples .pixels").count() == 8
+    assert tab.locator(".pixels").first.get_attribute("aria-label").startswith("mean image")
+
+
 def test_a_figure_that_is_not_told_is_unknown(browser: Any, storage: Storage) -> None:
     app = stage(storage, Player(storage), fleet=False)
 
@@ -417,7 +471,9 @@ def test_pages_fit_and_keep_the_rules_of_accessible_pages(
 ) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
-    path = {"playground": "/", "fleet": "/web/fleet"}.get(name, "/web/leaderboard#space=embedded")
+    paths = {"playground": "/", "fleet": "/web/fleet"}
+    paths |= {"strata": f"/web/strata#audit={AUDIT}", "pictures": f"/web/strata#audit={PICTURES}"}
+    path = paths.get(name, "/web/leaderboard#space=embedded")
     tab = open_tab(path, viewport={"width": width, "height": 800}, color_scheme=scheme)
     if name == "playground":
         tab.run()
@@ -425,6 +481,8 @@ def test_pages_fit_and_keep_the_rules_of_accessible_pages(
         tab.get_by_text("All of the card").click()
     elif name == "fleet":
         tab.locator(".tile").first.wait_for()
+    elif name in ("strata", "pictures"):
+        tab.locator(".examples li").first.wait_for()
     else:
         tab.locator("table.heat").wait_for()
         tab.locator("#published-note").evaluate("node => { node.hidden = false; }")

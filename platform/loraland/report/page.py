@@ -6,11 +6,7 @@ that the page lets a browser use, by their hashes.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from importlib import resources
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from loraland.evaluation.leaderboard import BASE, Marginal
@@ -24,16 +20,16 @@ from loraland.report.intervals import axis_track, interval_track
 from loraland.report.loss_curve import loss_curve
 from loraland.report.origins import commit_of, commit_words, data_of_tasks, making, packages_of
 from loraland.report.scale import axis_over
+from loraland.report.shell import OURS, asset, environment, policy
 
-TEMPLATES = "templates"
 FEW = 40  # cells whose intervals are unfolded when the page opens
 
 
 def render_html(content: Content) -> str:
     """The whole page."""
     template = _environment().get_template("report.html")
-    board, script = content.board, _asset("report.js")
-    style = _asset("tokens.css") + _asset("report.css")  # the web pages have the same tokens
+    board, script = content.board, asset("report.js")
+    style = asset("tokens.css") + asset("report.css")  # the web pages have the same tokens
     by_base: dict[str, list[CellPage]] = {}
     for cell in content.cells:
         by_base.setdefault(cell.row.base, []).append(cell)
@@ -42,7 +38,7 @@ def render_html(content: Content) -> str:
         board=board,
         style=style,
         script=script,
-        policy=_policy(style, script),
+        policy=policy(style, script),
         heat=_heat(content) if board.rows else "",
         by_base=by_base,
         rivals=[name for name in board.opponents if name != BASE],
@@ -58,13 +54,7 @@ def render_html(content: Content) -> str:
 
 
 def _environment() -> Environment:
-    found = Environment(
-        loader=PackageLoader("loraland.report", TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    found = environment(OURS)
     found.filters |= {
         "plain": wording.plain,
         "signed": wording.signed,
@@ -118,20 +108,3 @@ def _interval(one: Marginal) -> Interval | None:
 def _ends(marginals: tuple[Marginal, ...]) -> list[float]:
     ends = [(one.lift, one.lift_low, one.lift_high) for one in marginals]
     return [value for three in ends for value in three if value is not None]
-
-
-def _asset(name: str) -> Markup:
-    """A file of ours that goes into the page as it is."""
-    return Markup(resources.files("loraland.report").joinpath(TEMPLATES, name).read_text("utf-8"))
-
-
-def _policy(style: str, script: str) -> str:
-    """What a browser may do with the page: no request at all, no style or script but these two."""
-    return (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
-    )
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from ray import serve
 
-import loraland
 from loraland import settings
+from loraland.serving.actors import GATEWAY_ENV, actor_options
 from loraland.serving.config import BaseSettings, ServingConfig
 from loraland.serving.fleet_calls import PREFIX
 from loraland.serving.gateway import Gateway
@@ -18,11 +15,6 @@ from loraland.serving.replica import Replica, entry_of
 
 # Requests that Serve hands to a gateway at once; each waits for its replica, none computes.
 GATEWAY_REQUESTS = 1000
-# A gateway never blocks its loop, so Serve need not hand each message from loop to loop.
-GATEWAY_ENV = {
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-}
 
 
 def build(config: ServingConfig | None = None) -> Any:
@@ -71,20 +63,3 @@ def _size(base: BaseSettings) -> dict[str, Any]:
             "downscale_delay_s": base.idle_seconds,
         }
     }
-
-
-def actor_options(env: Mapping[str, str], **asked: float | str | None) -> dict[str, Any]:
-    """Options of an actor, which must find this library also where it is not installed."""
-    resources = {name: value for name, value in asked.items() if value is not None}
-    variables = {**env, **_path_to_code()}
-    return {**resources, "runtime_env": {"env_vars": variables}} if variables else resources
-
-
-def _path_to_code() -> dict[str, str]:
-    try:
-        metadata.distribution("loraland")
-    except metadata.PackageNotFoundError:
-        # A checkout: by its path on this machine, or below the working directory that Ray ships.
-        here = Path(loraland.__file__).resolve().parent.parent
-        return {"PYTHONPATH": f"{here}:{here.name}"}
-    return {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,27 +38,35 @@ def running_app(
     The application is ready when this yields; it and Serve are stopped at the end. Raises
     InvalidConfiguration for a port that is taken, and where Serve is running already.
     """
-    from ray import serve
-
-    _require_no_serve()
-    port = _free_port(host, port)
     cpus, gpus = resources
     settings = BaseSettings(name=base, precision=precision, num_cpus=cpus, num_gpus=gpus)
-    application = build(ServingConfig(bases=(settings,), access=access))
+    config = ServingConfig(bases=(settings,), access=access)
+    with running(lambda: build(config), NAME, host, port) as url:
+        yield url
+
+
+@contextmanager
+def running(make: Callable[[], Any], name: str, host: str, port: int) -> Iterator[str]:
+    """The URL of a server of any Serve application; as `running_app` in everything else."""
+    from ray import serve
+
+    _require_no_serve(name)
+    port = _free_port(host, port)
+    application = make()
     with _warnings_only():
         try:
             serve.start(http_options={"host": host, "port": port})
-            serve.run(application, name=NAME, route_prefix="/")
+            serve.run(application, name=name, route_prefix="/")
             yield f"http://{host}:{port}"
         finally:
             _stop_serve()
 
 
-def _require_no_serve() -> None:
+def _require_no_serve(name: str) -> None:
     if _controller() is not None:
         raise InvalidConfiguration(
             "Serve is running on this Ray cluster already, and what it serves would be disturbed; "
-            "type `serve run serve_apps.lora_land:app` to serve there, "
+            f"type `serve run serve_apps.{name.replace('-', '_')}:app` to serve there, "
             "or `serve shutdown` first to stop all that it serves"
         )
 

@@ -1,4 +1,4 @@
-"""The read-only JSON behind the web pages: tasks, cards, spaces, leaderboards, samples.
+"""The read-only JSON behind the web pages: tasks, cards, spaces, leaderboards, samples, audits.
 
 Typed, bounded, errors in OpenAI's shape. What blocks runs on threads of its own, so that a large
 board never takes the threads that names are looked up on.
@@ -12,18 +12,15 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, Protocol, TypeVar
 
-from fastapi import APIRouter, FastAPI, Path, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
-from starlette.responses import Response
+from fastapi import APIRouter, FastAPI, Path, Query
 
 from loraland.adapters.names import ModelName
 from loraland.adapters.registry import Entry
 from loraland.errors import StorageUnavailable, UnknownModel
 from loraland.report.excerpt import Outcome
-from loraland.serving.bodies import BadParameter
 from loraland.serving.directory import ShortMemory
 from loraland.serving.openapi import errors
+from loraland.serving.parameters import ToldRoute
 from loraland.serving.site import add_pages
 from loraland.serving.site_models import (
     Board,
@@ -34,6 +31,7 @@ from loraland.serving.site_models import (
     TaskDetail,
     TaskList,
 )
+from loraland.serving.site_strata import AuditDetail, AuditList, audit_detail, audit_list
 from loraland.serving.site_studies import Studies
 from loraland.serving.site_tasks import card_view, judged_on, task_detail, task_lines
 from loraland.storage import Storage
@@ -63,23 +61,6 @@ class Names(Protocol):
         ...
 
 
-class _Route(APIRoute):
-    """A route whose mistakes in parameters are errors as everywhere else."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def told(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except RequestValidationError as error:
-                raise BadParameter.of(
-                    {str(fault["loc"][-1]): fault["msg"] for fault in error.errors()}
-                ) from None
-
-        return told
-
-
 def add_site(app: FastAPI, storage: Storage, directory: Names) -> None:
     """Serve the pages and what they read of `storage` and of the models in `directory`."""
     readers = ThreadPoolExecutor(THREADS, thread_name_prefix="site")
@@ -93,9 +74,10 @@ def add_site(app: FastAPI, storage: Storage, directory: Names) -> None:
             logger.error("storage failed", exc_info=error)
             raise StorageUnavailable("storage cannot be read now; try again in a moment") from None
 
-    router = APIRouter(prefix="/v1", route_class=_Route, tags=["Web pages"], responses=errors())
+    router = APIRouter(prefix="/v1", route_class=ToldRoute, tags=["Web pages"], responses=errors())
     _add_model_data(router, storage, directory, apart)
     _add_study_data(router, Studies(storage), apart)
+    _add_strata_data(router, storage, apart)
     app.include_router(router)
     add_pages(app)
 
@@ -176,3 +158,26 @@ def _add_study_data(router: APIRouter, studies: Studies, apart: Apart) -> None:
 
         page: SamplePage = await apart(read)
         return page
+
+
+def _add_strata_data(router: APIRouter, storage: Storage, apart: Apart) -> None:
+    async def list_all(_: str) -> AuditList:
+        found: AuditList = await apart(audit_list, storage)
+        return found
+
+    async def look(audit_id: str) -> AuditDetail:
+        found: AuditDetail = await apart(audit_detail, audit_id, storage)
+        return found
+
+    lines = ShortMemory(list_all, BELIEVED_S)
+    audits = ShortMemory(look, BELIEVED_S, most=100)
+
+    @router.get("/strata")
+    async def strata() -> AuditList:
+        """Audits of classifiers: how the worst stratum of each does."""
+        return await lines.get("")
+
+    @router.get("/strata/{audit_id}")
+    async def audit(audit_id: Name) -> AuditDetail:
+        """One audit: its strata with scores, words and examples, and a map of held-out items."""
+        return await audits.get(audit_id)

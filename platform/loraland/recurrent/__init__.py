@@ -1,0 +1,1 @@
+"""Recurrent nets from first principles, after Sherstinsky (2020, arXiv 1808.03314), corrected."""
