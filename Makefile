@@ -2,7 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-FAST := not slow and not ray and not gpu and not browser and not long
 
 .PHONY: setup demo test test-long test-kernels lint check serve bench-engine bench-training bench-strata lock clean
 
@@ -32,11 +31,10 @@ lint: setup                ## style and types
 	$(BIN)/mypy
 
 check: lint                ## lint, types, fast tests: a few minutes
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "$(FAST)"
+	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not slow and not ray and not gpu and not browser and not long"
 
 test: setup                ## every test that this machine can run in a quarter of an hour or so
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "$(FAST)"
-	$(BIN)/pytest -q -m "not long and not ($(FAST))"
+	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not long"
 
 test-long: setup           ## the others: lost nodes, full disks, soaks
 	$(BIN)/pytest -q -m long

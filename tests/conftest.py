@@ -21,8 +21,16 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-if "PYTEST_XDIST_WORKER" in os.environ:  # each has a core to itself
+if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several processes one runs all tests on Ray, whose ports are fixed; others go by file."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +78,10 @@ def embedded_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
         metadata.distribution(embedded.PACKAGE)
     except metadata.PackageNotFoundError:
         pytest.skip(f"the embedded base is not installed: {embedded.INSTALL}")
-    cache = Path(os.environ.get("LORALAND_TEST_CACHE") or tmp_path_factory.mktemp("embedded"))
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # of all processes: whoever is first makes the copy
+    cache = Path(os.environ.get("LORALAND_TEST_CACHE") or root / "embedded")
     before = os.environ.get("LORALAND_CACHE")
     os.environ["LORALAND_CACHE"] = str(cache)
     try:

@@ -182,6 +182,7 @@ NOT_REACHED = pytest.mark.xfail(
 )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
