@@ -20,6 +20,7 @@ from loraland.recurrent.figures import curve_figure
 from loraland.recurrent.keeping import run_and_keep
 from loraland.recurrent.modules import VanillaLSTM
 from loraland.recurrent.outcomes import outcomes, student
+from loraland.recurrent.plot import Line, Panel, draw
 from loraland.recurrent.problems import Adding, Copy, LookAhead, Noisy, errors_of
 from loraland.recurrent.recipe import (
     Study,
@@ -212,10 +213,12 @@ def test_a_window_sees_ahead_where_a_cell_without_one_guesses() -> None:
 
 
 def test_curves_are_drawn_from_what_is_kept() -> None:
-    study = Study.model_validate(TINY | {"description": "a <b> study"})
+    study = Study.model_validate(TINY | {"cells": {"one": {}, "two": {}}})
     found = {"one": [{"curve": [[3, 0.5], [6, 0.2]]}, {"curve": [[3, 0.01]]}], "two": []}
     figure = curve_figure(study, found)
-    assert figure.count("<polyline") == 2 and "a &lt;b&gt; study" in figure
+    assert figure.count("<polyline") == 2 and ">tiny</text>" in figure
+    hostile = draw([Panel("<script>", "&", "up", [Line("<b>", [(0, 1), (1, 2)])])])
+    assert "&lt;script&gt;" in hostile and "<b>" not in hostile
     with pytest.raises(ValueError, match="nothing to draw"):
         curve_figure(study, {"one": []})
 

@@ -67,7 +67,7 @@ def curve_figure(study: Study, found: Mapping[str, Sequence[Mapping[str, Any]]])
     """
     lines = [Line(cell, _median_curve(results)) for cell, results in found.items() if results]
     logarithmic = study.problem.form.kind == "number"
-    return draw([Panel(study.description, "updates", "error on fresh rows", lines, logarithmic)])
+    return draw([Panel(study.name, "updates", "error on fresh rows", lines, logarithmic)])
 
 
 def _median_curve(results: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:
