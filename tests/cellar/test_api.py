@@ -100,7 +100,9 @@ def test_from_cards_to_a_list_with_reasons(
             assert row[name] == pick[name]
         assert (row["list_id"], row["palate"]) == (shelf["list"], pick["palate_id"])
         assert row["model_version"] == shelf["model"]["version"]
-    assert sum({pick["palate_id"]: pick["quota"] for pick in shelf["picks"]}.values()) == 5
+    # A palate whose one place went to a guess is not among those of the list.
+    quotas = {pick["palate_id"]: pick["quota"] for pick in shelf["picks"]}
+    assert 5 - sum(pick["is_guess"] for pick in shelf["picks"]) <= sum(quotas.values()) <= 5
 
 
 def test_a_list_that_is_asked_again_is_the_same_and_was_shown_once(

@@ -94,7 +94,7 @@ async function showPalates() {
 
 function reason(why) {
   const parts = [`From the palate “${why.palate}”`];
-  if (why.percentile !== null) parts.push(`better value than ${why.percentile.toFixed(0)} % of it`);
+  if (why.percentile !== null) parts.push(`no worse value than ${why.percentile.toFixed(0)} % of it`);
   if (why.usual_price !== null) parts.push(`such points usually cost ${why.usual_price.toFixed(0)} there`);
   return parts.join("; ");
 }
