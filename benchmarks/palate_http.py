@@ -76,7 +76,6 @@ def main() -> None:
         with serving(folder) as url:
             found = {str(n): measure(url, n, options.requests) for n in CLIENTS}
         items = len(artifact.load(storage, "wine").catalogue)
-    one = found["1"]["recommend_ms"]["p95"]
     report(
         "palate_http",
         {
@@ -87,7 +86,9 @@ def main() -> None:
             "clients": found,
             "target_p95_ms": TARGET_MS,
             "load_average": [round(load, 1) for load in os.getloadavg()],  # others ran, too
-            "within_target": one < TARGET_MS,
+            "within_target": {
+                clients: one["recommend_ms"]["p95"] < TARGET_MS for clients, one in found.items()
+            },
         },
         options.out,
     )

@@ -1,6 +1,6 @@
 """Strata as a Ray job: whom does an adapter fail, and adapters that do not; searches are tasks.
 
-ray job submit --working-dir . -- python -m train_jobs.strata audit smollm2-135m/reviews
+ray job submit --working-dir . -- python -m train_jobs.strata audit smollm2-135m/topics
 ray job submit --working-dir . -- python -m train_jobs.strata train AUDIT --mode george
 
 Takes the options of `loraland strata audit` and `train`. LORALAND_STORAGE must name a place that

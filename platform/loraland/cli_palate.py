@@ -276,13 +276,12 @@ def serve(
 def _data(data: Path | None, rows: int, planted: int, seed: int) -> tuple[Any, dict[str, Any]]:
     """Cleaned reviews and their source."""
     from loraland.palate.cleaning import catalogue_of
-    from loraland.palate.generator import generate
+    from loraland.palate.generator import generate, source_of
     from loraland.palate.reviews import read_reviews
 
     if data is not None:
         return catalogue_of(read_reviews(data)), {"kind": "file", "file": data.name}
-    source = {"kind": "generator", "rows": rows, "palates": planted, "seed": seed}
-    return catalogue_of(generate(rows, planted, seed).reviews), source
+    return catalogue_of(generate(rows, planted, seed).reviews), source_of(rows, planted, seed)
 
 
 def _runner(here: bool) -> Any:

@@ -98,8 +98,8 @@ def test_opinions_on_what_left_the_catalogue_are_told_and_left_out(
 def test_made_up_reviews_are_fitted_once_and_only_where_nothing_is(
     tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "MADE_UP_ROWS", 400)
-    monkeypatch.setattr(following, "MADE_UP_PALATES", 4)
+    monkeypatch.setattr(following, "ROWS", 400)
+    monkeypatch.setattr(following, "PALATES", 4)
     before = artifact.latest(storage, "wine")
     ensure_model(storage, "wine")
     assert artifact.latest(storage, "wine") == before

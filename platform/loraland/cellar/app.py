@@ -19,7 +19,7 @@ from loraland.cellar.host import Host
 from loraland.cellar.routes import create_app
 from loraland.cellar.store import Store
 from loraland.errors import InvalidConfiguration
-from loraland.serving.actors import GATEWAY_ENV, actor_options
+from loraland.serving.actors import ONE_LOOP_ENV, actor_options
 from loraland.serving.log_lines import into_serve_logs
 from loraland.storage import Storage
 
@@ -59,6 +59,6 @@ def build(config: CellarConfig | None = None) -> Any:
         name="cellar",
         num_replicas=config.replicas,
         max_ongoing_requests=config.limits.requests + 1,
-        ray_actor_options=actor_options(GATEWAY_ENV, num_cpus=config.num_cpus),
+        ray_actor_options=actor_options(ONE_LOOP_ENV, num_cpus=config.num_cpus),
     )
     return deployment.bind(config, storage, database)

@@ -14,14 +14,13 @@ from loraland.errors import LoraLandError
 from loraland.palate import artifact
 from loraland.palate.cleaning import catalogue_of
 from loraland.palate.fitting import FitSettings, fit
-from loraland.palate.generator import generate
+from loraland.palate.generator import PALATES, ROWS, SEED, generate, source_of
 from loraland.palate.model import PalateModel
 from loraland.storage import Storage
 
 logger = logging.getLogger(__name__)
 
 BELIEVED_S = 5.0  # until storage is asked again which version is the newest
-MADE_UP_ROWS, MADE_UP_PALATES, MADE_UP_SEED = 5_000, 12, 0  # as `loraland palate fit` without DATA
 
 
 def ensure_model(storage: Storage, name: str) -> None:
@@ -32,14 +31,9 @@ def ensure_model(storage: Storage, name: str) -> None:
     if name in artifact.names(storage):
         return
     logger.warning("no palates '%s' in %s: made-up reviews are fitted", name, storage.uri)
-    cleaned = catalogue_of(generate(MADE_UP_ROWS, MADE_UP_PALATES, MADE_UP_SEED).reviews)
-    source = {
-        "kind": "generator",
-        "rows": MADE_UP_ROWS,
-        "palates": MADE_UP_PALATES,
-        "seed": MADE_UP_SEED,
-    }
-    settings = FitSettings(k=MADE_UP_PALATES, seed=MADE_UP_SEED)
+    cleaned = catalogue_of(generate(ROWS, PALATES, SEED).reviews)
+    source = source_of(ROWS, PALATES, SEED)
+    settings = FitSettings(k=PALATES, seed=SEED)
     model = fit(cleaned.catalogue, settings, source=source, warnings=cleaned.warnings)
     artifact.save(model, storage, name)
 

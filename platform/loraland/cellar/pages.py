@@ -10,7 +10,7 @@ from loraland.serving.page_files import File, Pages, add_files, only, read_files
 
 FRONT = "palate.html"
 LOST = "404.html"
-SHARED = ("tokens.css", "site.css", "dom.js", "format.js", "icon.svg")
+SHARED = ("tokens.css", "site.css", "dom.js", "format.js", "http.js", "icon.svg")
 
 
 def add_page(app: FastAPI) -> None:

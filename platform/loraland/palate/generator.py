@@ -21,6 +21,7 @@ from loraland.palate.catalogue import Floats, Ints
 from loraland.palate.reviews import SCHEMA
 from loraland.palate.words import lexicon
 
+ROWS, PALATES, SEED = 5_000, 12, 0  # of what stands in where nobody named a file
 WORDS_OF_A_PALATE = 18  # aroma words that are likelier in it than elsewhere
 NOISE = 0.25  # share of aroma words that come from anywhere
 VARIETIES_PER_PALATE = 3
@@ -66,7 +67,7 @@ class World:
     seed: int
 
 
-def generate(rows: int = 5_000, palates: int = 12, seed: int = 0) -> World:
+def generate(rows: int = ROWS, palates: int = PALATES, seed: int = SEED) -> World:
     """Reviews of planted palates. Raises InvalidConfiguration for numbers that cannot be had."""
     if not 2 <= palates <= MOST_PALATES or rows < palates:
         raise InvalidConfiguration(
@@ -97,6 +98,11 @@ def generate(rows: int = 5_000, palates: int = 12, seed: int = 0) -> World:
     }
     table = pa.table([columns.get(name, pa.nulls(rows)) for name in SCHEMA.names], SCHEMA.names)
     return World(table.cast(SCHEMA), palate[wine], words, seed)
+
+
+def source_of(rows: int, palates: int, seed: int) -> dict[str, str | int]:
+    """How a model's facts name a made-up catalogue; `cases.cases_of` makes it again from that."""
+    return {"kind": "generator", "rows": rows, "palates": palates, "seed": seed}
 
 
 def people(

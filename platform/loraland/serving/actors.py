@@ -9,8 +9,9 @@ from typing import Any
 
 import loraland
 
-# A gateway never blocks its loop, so Serve need not hand each message from loop to loop.
-GATEWAY_ENV = {
+# For deployments that never block their loop while they answer: Serve need not hand each message
+# from loop to loop.
+ONE_LOOP_ENV = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
 }

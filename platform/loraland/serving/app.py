@@ -7,7 +7,7 @@ from typing import Any
 from ray import serve
 
 from loraland import settings
-from loraland.serving.actors import GATEWAY_ENV, actor_options
+from loraland.serving.actors import ONE_LOOP_ENV, actor_options
 from loraland.serving.config import BaseSettings, ServingConfig
 from loraland.serving.fleet_calls import PREFIX
 from loraland.serving.gateway import Gateway
@@ -30,7 +30,7 @@ def build(config: ServingConfig | None = None) -> Any:
         num_replicas=config.gateways,
         max_ongoing_requests=GATEWAY_REQUESTS,
         # It waits; cores are for the model.
-        ray_actor_options=actor_options(GATEWAY_ENV, num_cpus=0),
+        ray_actor_options=actor_options(ONE_LOOP_ENV, num_cpus=0),
     )
     return gateway.bind(config, storage, replicas)
 

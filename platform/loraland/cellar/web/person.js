@@ -1,42 +1,14 @@
 // Who asks: a random token that this browser keeps. Asks the server that sent the page, and no other.
 
-const ROOT = new URL("..", import.meta.url); // this module is ROOT/web/person.js
-const NAME = "grapevine-token";
+import { errorOf, send } from "./http.js";
 
-export class ApiError extends Error {
-  constructor(message, status, code) {
-    super(message);
-    this.status = status; // 0: no answer at all
-    this.code = code;
-    this.title = { 0: "No connection.", 429: "Too many requests." }[status];
-  }
-}
+const NAME = "grapevine-token";
 
 let token = localStorage.getItem(NAME);
 
-async function request(path, { method = "GET", body, signal } = {}) {
+function request(path, { method = "GET", body, signal } = {}) {
   const headers = token === null ? {} : { authorization: `Bearer ${token}` };
-  if (body !== undefined) headers["content-type"] = "application/json";
-  try {
-    return await fetch(new URL(path, ROOT), {
-      method, headers, signal,
-      body: body === undefined ? undefined : JSON.stringify(body),
-      cache: "no-store", referrerPolicy: "no-referrer", credentials: "omit",
-    });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new ApiError("The server cannot be reached. Is it still running?", 0, "unreachable");
-  }
-}
-
-async function errorOf(answer) {
-  let told = {};
-  try {
-    told = (await answer.json()).error ?? {};
-  } catch {
-    // no JSON: the status says what there is to say
-  }
-  return new ApiError(told.message ?? `The server answered with status ${answer.status}.`, answer.status, told.code);
+  return send(path, { method, headers, body, signal, credentials: "omit" });
 }
 
 // One at a time, so that two questions at once do not make two people.

@@ -1,41 +1,13 @@
 // Asks the gateway that sent the page, and no other host.
 
+import { ApiError, errorOf, send } from "./http.js";
 import { askForKey, storedKey } from "./key.js";
 
-const ROOT = new URL("..", import.meta.url); // this module is ROOT/web/api.js
+export { ApiError };
 
-export class ApiError extends Error {
-  constructor(message, status, code) {
-    super(message);
-    this.status = status; // 0: no answer at all
-    this.code = code;
-    this.title = { 0: "No connection.", 401: "A key is needed.", 403: "Not allowed.", 429: "Too many requests." }[status];
-  }
-}
-
-async function request(path, { body, signal }) {
+function request(path, { body, signal }) {
   const headers = storedKey() === null ? {} : { authorization: `Bearer ${storedKey()}` };
-  if (body !== undefined) headers["content-type"] = "application/json";
-  try {
-    return await fetch(new URL(path, ROOT), {
-      method: body === undefined ? "GET" : "POST",
-      body: body === undefined ? undefined : JSON.stringify(body),
-      headers, signal, cache: "no-store", referrerPolicy: "no-referrer", credentials: "same-origin",
-    });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new ApiError("The server cannot be reached. Is it still running?", 0, "unreachable");
-  }
-}
-
-async function errorOf(answer) {
-  let told = {};
-  try {
-    told = (await answer.json()).error ?? {};
-  } catch {
-    // no JSON: the status says what there is to say
-  }
-  return new ApiError(told.message ?? `The server answered with status ${answer.status}.`, answer.status, told.code);
+  return send(path, { method: body === undefined ? "GET" : "POST", headers, body, signal, credentials: "same-origin" });
 }
 
 // An answer with a good status. A page that runs in the background does not ask for a key.
