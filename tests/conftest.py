@@ -29,6 +29,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of several processes one runs all tests on Ray, whose ports are fixed; others go by file."""
     for item in items:
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.ray)
         group = "ray" if item.get_closest_marker("ray") else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
 

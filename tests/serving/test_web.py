@@ -304,9 +304,11 @@ def test_an_item_of_a_cell_is_asked_again_in_the_playground(open_tab: Any) -> No
 
 def test_a_failed_cell_says_why_and_marks_are_told(open_tab: Any) -> None:
     tab = open_tab("/web/leaderboard#space=embedded")
+    tab.locator("button.field.failed").wait_for()
     labels = [one.get_attribute("aria-label") for one in tab.locator("button.field").all()]
     assert f"{BASE} on topics" in labels[1] and labels[1].endswith("better, collapsed run")
     tab.locator("button.field.failed").click()
+    tab.locator("dialog", has_text="training_diverged").wait_for()
     told = tab.locator("dialog").inner_text()
     assert "training_diverged: the loss became NaN" in told and "3 attempts" in told
     assert "<script>" in told and tab.locator("dialog script, dialog img").count() == 0
