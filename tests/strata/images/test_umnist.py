@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,54 @@ def test_real_digits_are_read(real_data: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceUnavailable, match=r"train\.npz"):
         load_umnist(tmp_path)
+
+
+def idx(values: Any) -> bytes:
+    sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
+    return bytes([0, 0, 8, values.ndim]) + sizes + values.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def published(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same digits as MNIST was published: idx files, one of them packed."""
+    found = tmp_path_factory.mktemp("idx")
+    for part, name in (("train", "train"), ("test", "t10k")):
+        with np.load(folder / f"{part}.npz") as file:
+            (found / f"{name}-images-idx3-ubyte").write_bytes(idx(file["images"]))
+            packed = gzip.compress(idx(file["labels"]))
+            (found / f"{name}-labels-idx1-ubyte.gz").write_bytes(packed)
+    return found
+
+
+def test_the_files_as_published_hold_the_same(folder: Path, published: Path) -> None:
+    for here, there in zip(load_umnist(folder)[1:4], load_umnist(published)[1:4], strict=True):
+        assert here.ids == there.ids and np.array_equal(here.subclasses, there.subclasses)
+        every = np.arange(len(here))
+        assert np.array_equal(here.pictures.take(every), there.pictures.take(every))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda whole: whole[:-1],
+        lambda whole: whole + b"x",
+        lambda whole: whole[:3],
+        lambda whole: b"",
+        lambda whole: b"\1" + whole[1:],
+        lambda whole: whole[:2] + b"\x0d" + whole[3:],
+        lambda whole: whole[:4] + b"\xff" * 12 + whole[16:],
+    ],
+    ids=["short", "long", "cut in its head", "empty", "magic", "floats", "huge"],
+)
+def test_idx_files_that_are_none_are_refused(published: Path, spoil: Any) -> None:
+    path = published / "train-images-idx3-ubyte"
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(DataRefused, match="train-images"):
+        load_umnist(published)
+    packed = published / "train-labels-idx1-ubyte.gz"
+    packed.write_bytes(b"no gzip")
+    with pytest.raises(DataRefused):
+        load_umnist(published)
 
 
 @pytest.mark.parametrize(

@@ -1,39 +1,38 @@
 """U-MNIST: digits below 5 against the others, with 95 % of the 8s taken out of training.
 
-Built as the paper builds it, from a folder with MNIST as .npz files, or from scikit-learn's own
+Built as the paper builds it, from a folder with MNIST, or from scikit-learn's own
 1,797 digits. A fifth of each digit of the training part is validation; validation and test keep all
 their 8s.
 """
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loraland.errors import DataRefused, SourceUnavailable
+from loraland.errors import DataRefused
 from loraland.strata.features import Whole
+from loraland.strata.images.mnist_files import Digits, read_part
 from loraland.strata.images.pictures import Bytes, ImageData, ImageSplit, InMemory
 
 RARE = 8
 KEPT = 0.05  # of the rare digit's training examples
 VALIDATION = 0.2  # of each digit of the training part
 SIDE = 32  # pixels, what LeNet takes
-MOST_BYTES = 1 << 30  # of an array of a file, before it is read
 
 
 def load_umnist(folder: Path | None = None, seed: int = 0, kept: float = KEPT) -> ImageData:
-    """U-MNIST from `folder`/{train,test}.npz, each with uint8 images (n, 28, 28) and labels (n,).
+    """U-MNIST from a folder that `read_part` reads.
 
-    Without a folder from scikit-learn's digits (8 x 8 pixels, enlarged to 32; a third is test), of
+    Without one from scikit-learn's digits (8 x 8 pixels, enlarged to 32; a third is test), of
     which few 8s are left: `kept` may have to be larger. Raises SourceUnavailable, DataRefused.
     """
     if folder is None:
         train, test = _embedded(seed)
     else:
-        train, test = (_npz(folder / f"{name}.npz") for name in ("train", "test"))
+        train, test = (_framed(read_part(folder, "train")), _framed(read_part(folder, "test")))
     draws = np.random.default_rng([seed, 3])
     held: list[int] = []
     rest: list[int] = []
@@ -68,29 +67,10 @@ def _split(name: str, source: tuple[Bytes, Whole], places: Whole, part: str) -> 
     )
 
 
-def _npz(path: Path) -> tuple[Bytes, Whole]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            sizes = [member.file_size for member in archive.infolist()]
-        if max(sizes, default=0) > MOST_BYTES:
-            raise DataRefused(f"{path} unpacks to {max(sizes):,} bytes; MNIST is far smaller")
-        with np.load(path, allow_pickle=False) as file:
-            images, labels = file["images"], file["labels"]
-    except FileNotFoundError:
-        raise SourceUnavailable(
-            f"no {path}; MNIST is expected as train.npz and test.npz with arrays images and labels"
-        ) from None
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise DataRefused(f"{path} holds no arrays images and labels: {error}") from None
-    fits = images.dtype == np.uint8 and images.shape[1:] == (28, 28) and images.ndim == 3
-    if not fits or labels.shape != (len(images),) or set(np.unique(labels)) - set(range(10)):
-        raise DataRefused(
-            f"{path}: images are {images.dtype} {images.shape}, labels {labels.shape}; uint8 "
-            "(n, 28, 28) and (n,) of 0..9 are needed"
-        )
-    edge = (SIDE - 28) // 2
-    framed = np.pad(images, ((0, 0), (edge, edge), (edge, edge)))
-    return framed[:, None], labels.astype(np.int64)
+def _framed(digits: Digits) -> tuple[Bytes, Whole]:
+    edge = (SIDE - digits.images.shape[1]) // 2
+    framed = np.pad(digits.images, ((0, 0), (edge, edge), (edge, edge)))
+    return framed[:, None], digits.labels.astype(np.int64)
 
 
 def _embedded(seed: int) -> tuple[tuple[Bytes, Whole], tuple[Bytes, Whole]]:
