@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+MNIST ?= $(LORALAND_TEST_DATA)/mnist
 
 .PHONY: setup demo test test-long test-kernels lint check serve bench-engine bench-training bench-strata lock clean
 
@@ -50,8 +51,8 @@ bench-training: setup      ## trained tokens per second beside TRL, one JSON lin
 bench-engine: setup        ## tokens per second beside transformers and PEFT, one JSON line
 	$(BIN)/python -m benchmarks.engine --out benchmarks/results/engine.json
 
-bench-strata: setup        ## GEORGE beside ERM and the oracle, one JSON line; reads LORALAND_TEST_DATA/mnist
-	$(BIN)/python -m benchmarks.strata --mnist "$(LORALAND_TEST_DATA)/mnist" --out benchmarks/results/strata.json
+bench-strata: setup        ## GEORGE beside ERM and the oracle, one JSON line; MNIST names a folder with its idx files
+	$(BIN)/python -m benchmarks.strata --mnist "$(MNIST)" --out benchmarks/results/strata.json
 
 lock: setup                ## pin what pyproject.toml asks for, from what is installed and works
 	{ echo "# The development install, pinned: \`make lock\` writes it from an environment that works."; \
