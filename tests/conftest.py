@@ -25,14 +25,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one core for each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # before xdist, which reads the groups first of all others
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Of several processes one runs all tests on Ray, whose ports are fixed; others go by file."""
     for item in items:
         if "ray_cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.ray)
         group = "ray" if item.get_closest_marker("ray") else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
+    yield
 
 
 @pytest.fixture(autouse=True)

@@ -213,7 +213,7 @@ def test_a_cell_whose_adapter_was_deleted_is_told_and_run_again(
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["optuna", "random"])
+@pytest.mark.parametrize("algorithm", ["optuna", pytest.param("random", marks=pytest.mark.long)])
 def test_a_search_ends_with_the_best_recipe_as_a_cell_and_tries_nothing_twice(
     ray_cluster: Any, storage: Storage, tmp_path: Path, algorithm: str
 ) -> None:

@@ -27,10 +27,10 @@ def test_the_server_answers_as_plain_peft_does_from_the_published_folder(
     ray_cluster: object, embedded_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("LORALAND_CACHE", str(embedded_cache))
-    cell = Cell("smollm2-135m", "dates", get_recipe("quick"), max_examples=64, max_items=8)
+    cell = Cell("smollm2-135m", "dates", get_recipe("quick"), max_examples=32, max_items=4)
     result = run_cell(cell, Storage.open(storage_uri()))
     task = get_task("dates")
-    prompts = [item.prompt for item in load_split(task, "test", limit=6).items()]
+    prompts = [item.prompt for item in load_split(task, "test", limit=4).items()]
     with running_app("smollm2-135m", "nf4", "127.0.0.1", 0, (2, 0)) as url:
         client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
         answers = {

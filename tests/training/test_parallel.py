@@ -267,7 +267,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("strategy", "precision", "tolerances"),
     [
         ("ddp", "fp32", CLOSE),
-        ("zero2", "fp32", CLOSE),
+        pytest.param("zero2", "fp32", CLOSE, marks=pytest.mark.long),
         ("zero3", "fp32", CLOSE),
         pytest.param("ddp", "nf4", CLOSE, marks=pytest.mark.long),
         pytest.param("zero2", "nf4", CLOSE, marks=pytest.mark.long),
