@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import typer
 
@@ -17,6 +17,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
+# Of commands that compare adapters with the base, with each other and with others.
+Correction = Annotated[
+    Literal["holm", "bh"],
+    typer.Option(help="Over all comparisons: holm (no false claim) or bh (few among many)."),
+]
+Endpoints = Annotated[
+    list[str] | None,
+    typer.Option(help="Compare with this outside endpoint too; its samples are in storage."),
+]
+Published = Annotated[
+    bool, typer.Option("--published", help="Show the LoRA Land report's figures beside ours.")
+]
 
 
 def teaches(command: Callable[P, R]) -> Callable[P, R]:

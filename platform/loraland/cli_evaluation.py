@@ -9,7 +9,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from loraland.cli_common import Json, open_storage, print_json, teaches
+from loraland.cli_common import (
+    Correction,
+    Endpoints,
+    Json,
+    Published,
+    open_storage,
+    print_json,
+    teaches,
+)
 from loraland.errors import InvalidConfiguration
 
 evaluation_app = typer.Typer()
@@ -21,17 +29,9 @@ Format = Literal["table", "csv", "json", "parquet"]
 @teaches
 def leaderboard(
     space: Annotated[str, typer.Argument(help="A space, or the path of a YAML file.")],
-    correction: Annotated[
-        Literal["holm", "bh"],
-        typer.Option(help="Over all comparisons: holm (no false claim) or bh (few among many)."),
-    ] = "holm",
-    endpoint: Annotated[
-        list[str] | None,
-        typer.Option(help="Compare with this outside endpoint too; its samples are in storage."),
-    ] = None,
-    published: Annotated[
-        bool, typer.Option("--published", help="Show the report's figures beside ours.")
-    ] = False,
+    correction: Correction = "holm",
+    endpoint: Endpoints = None,
+    published: Published = False,
     cells: Annotated[bool, typer.Option("--cells", help="A line for every adapter.")] = False,
     format_: Annotated[Format, typer.Option("--format", help="What to write.")] = "table",
     to: Annotated[

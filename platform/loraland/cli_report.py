@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from loraland.cli_common import open_storage, teaches
+from loraland.cli_common import Correction, Endpoints, Published, open_storage, teaches
 
 report_app = typer.Typer()
 
@@ -25,17 +25,9 @@ def report(
     max_samples: Annotated[
         int, typer.Option(help="Pairs of answers of a cell that the file holds.", min=0)
     ] = 24,
-    correction: Annotated[
-        Literal["holm", "bh"],
-        typer.Option(help="Over all comparisons: holm (no false claim) or bh (few among many)."),
-    ] = "holm",
-    endpoint: Annotated[
-        list[str] | None,
-        typer.Option(help="Compare with this outside endpoint too; its samples are in storage."),
-    ] = None,
-    published: Annotated[
-        bool, typer.Option("--published", help="Show the LoRA Land report's figures beside ours.")
-    ] = False,
+    correction: Correction = "holm",
+    endpoint: Endpoints = None,
+    published: Published = False,
 ) -> None:
     """SPACE as one HTML file that opens without a network: figures, tables, claims, answers.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import openai
 import pytest
 
 from loraland.bases.tiny import load_tiny
+from tests.serving.on_ray import served
 
 pytestmark = pytest.mark.ray
 lorax = pytest.importorskip("lorax", reason="lorax-client is not installed: see Makefile")
@@ -43,9 +43,6 @@ def shop(new_shop):
 @pytest.fixture(scope="module")
 def address(ray_cluster, shop, tiny_folders):
     """The URL of an application with two tiny bases; the first one has an adapter."""
-    from ray import serve
-
-    from loraland.serving.app import build
     from loraland.serving.config import BaseSettings, Limits, ServingConfig
 
     bases = [
@@ -55,15 +52,10 @@ def address(ray_cluster, shop, tiny_folders):
             ("tiny-mistral", tiny_folders["mistral"]),
         )
     ]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     limits = Limits(new_tokens=200)
     config = ServingConfig(bases=tuple(bases), storage=shop.uri, cache_seconds=0.5, limits=limits)
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(build(config), name="loraland", route_prefix="/")
-    yield f"http://127.0.0.1:{port}"
-    serve.shutdown()
+    with served(config) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,8 @@ from pathlib import Path
 import httpx2 as httpx
 import openai
 import pytest
+
+from tests.serving.on_ray import served
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -32,9 +33,6 @@ def shop(new_shop):
 
 @pytest.fixture(scope="module")
 def address(ray_cluster, shop, tmp_path_factory):
-    from ray import serve
-
-    from loraland.serving.app import build
     from loraland.serving.config import BaseSettings, ServingConfig
 
     shop.offers = tmp_path_factory.mktemp("offers")
@@ -42,16 +40,11 @@ def address(ray_cluster, shop, tmp_path_factory):
         name=BASE, folder=shop.base_folder, precision="fp32", replicas=2, num_cpus=0.5,
         max_rank=8, max_batch=8, slots=4, drain_seconds=30,
     )  # fmt: skip
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     config = ServingConfig(
         bases=(base,), storage=shop.uri, cache_seconds=5, sources=(str(shop.offers),)
     )
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(build(config), name="loraland", route_prefix="/")
-    yield f"http://127.0.0.1:{port}"
-    serve.shutdown()
+    with served(config) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

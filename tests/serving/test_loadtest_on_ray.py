@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
 
 import pytest
 from typer.testing import CliRunner
 
 from loraland.cli import app
+from tests.serving.on_ray import served
 
 pytestmark = pytest.mark.ray
 
@@ -23,21 +23,13 @@ def shop(new_shop):
 @pytest.fixture(scope="module")
 def address(ray_cluster, shop):
     """The URL of an application with one tiny base and two slots."""
-    from ray import serve
-
-    from loraland.serving.app import build
     from loraland.serving.config import BaseSettings, ServingConfig
 
     base = BaseSettings(
         name="tiny-llama", folder=shop.base_folder, precision="fp32", slots=SLOTS, max_batch=8
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(build(ServingConfig(bases=(base,), storage=shop.uri)), name="load", route_prefix="/")
-    yield f"http://127.0.0.1:{port}"
-    serve.shutdown()
+    with served(ServingConfig(bases=(base,), storage=shop.uri), "load") as url:
+        yield url
 
 
 def report(address, shop, *more):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import openai
 import pytest
+
+from tests.serving.on_ray import served
 
 pytestmark = pytest.mark.ray
 
@@ -34,9 +35,6 @@ def shop(new_shop):
 @pytest.fixture(scope="module")
 def address(ray_cluster, shop, tmp_path_factory):
     """The URL of an application with one tiny base, room for two adapters and a short queue."""
-    from ray import serve
-
-    from loraland.serving.app import build
     from loraland.serving.config import BaseSettings, Limits, ServingConfig
 
     base = BaseSettings(
@@ -48,16 +46,11 @@ def address(ray_cluster, shop, tmp_path_factory):
         max_batch=8,
         max_waiting=24,
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     config = ServingConfig(
         bases=(base,), storage=shop.uri, cache_seconds=0.5, limits=Limits(prompts=3, new_tokens=500)
     )
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(build(config), name="loraland", route_prefix="/")
-    yield f"http://127.0.0.1:{port}"
-    serve.shutdown()
+    with served(config) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

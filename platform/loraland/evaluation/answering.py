@@ -15,7 +15,7 @@ from loraland.engine.protocol import Engine, Request, Sampling
 from loraland.engine.text import Completion, complete_all, encode
 from loraland.errors import ContextTooLong, InvalidRequest, LoraLandError
 from loraland.evaluation.exam import Model
-from loraland.evaluation.samples import Sample, row_of
+from loraland.evaluation.samples import Sample
 from loraland.evaluation.scoring import grade
 from loraland.tasks.task import Item, Task
 
@@ -44,20 +44,7 @@ def sample_of(index: int, item: Item, given: Completion | LoraLandError) -> Samp
 
     Raises the error itself when it says nothing about this item: an engine that failed.
     """
-    unanswered = Sample(
-        item=index,
-        prompt=item.prompt,
-        target=item.target,
-        row=row_of(item),
-        output="",
-        parsed=None,
-        score=0.0,
-        failure=None,
-        finish_reason="failed",
-        prompt_tokens=0,
-        tokens=0,
-        ms=0.0,
-    )
+    unanswered = Sample.unanswered(index, item)
     if isinstance(given, OF_THE_ITEM):
         return replace(unanswered, failure=f"{given.code}: {given.message}")
     if isinstance(given, LoraLandError):

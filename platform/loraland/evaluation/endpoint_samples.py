@@ -16,7 +16,7 @@ from loraland.errors import LoraLandError
 from loraland.evaluation.endpoint import Endpoint
 from loraland.evaluation.endpoint_answers import Answer
 from loraland.evaluation.endpoint_replies import Trouble
-from loraland.evaluation.samples import Sample, row_of
+from loraland.evaluation.samples import Sample
 from loraland.tasks.task import Item, Task
 
 
@@ -34,20 +34,7 @@ def failures_of_items(
 
 def sample_of(index: int, item: Item, given: Answer | LoraLandError, task: Task) -> Sample:
     """An answer, or why there is none, as an ungraded sample, cut as everybody's are."""
-    sample = Sample(
-        item=index,
-        prompt=item.prompt,
-        target=item.target,
-        row=row_of(item),
-        output="",
-        parsed=None,
-        score=0.0,
-        failure=None,
-        finish_reason="failed",
-        prompt_tokens=0,
-        tokens=0,
-        ms=0.0,
-    )
+    sample = Sample.unanswered(index, item)
     if isinstance(given, LoraLandError):
         return replace(sample, failure=f"{given.code}: {given.message}")
     sample = replace(

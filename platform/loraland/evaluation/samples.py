@@ -38,6 +38,24 @@ class Sample:
     ms: float  # from submission to the last token
     secondary: Mapping[str, float] = field(default_factory=dict)  # scores beside it, in [0, 1]
 
+    @classmethod
+    def unanswered(cls, index: int, item: Item) -> Sample:
+        """What stands for an item before it has an answer, and if there is none."""
+        return cls(
+            item=index,
+            prompt=item.prompt,
+            target=item.target,
+            row=row_of(item),
+            output="",
+            parsed=None,
+            score=0.0,
+            failure=None,
+            finish_reason="failed",
+            prompt_tokens=0,
+            tokens=0,
+            ms=0.0,
+        )
+
 
 def row_of(item: Item) -> str:
     """The columns of an item as samples keep them: JSON, keys sorted."""

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +17,8 @@ from loraland.serving.access.books import Allowance, Claim
 from loraland.serving.access.keys import read_key
 from loraland.serving.access.store import KeyStore
 from loraland.storage import Storage
+from tests.serving.conftest import Shop
+from tests.serving.on_ray import served
 
 pytestmark = pytest.mark.ray
 
@@ -33,35 +34,19 @@ def shop(new_shop):
 # The names of the fixtures of this folder are those of scripts; here it is the real shop.
 @pytest.fixture(scope="module")
 def new_shop(tmp_path_factory, tiny_folders):
-    import importlib.util
-    import sys
-
-    place = Path(__file__).resolve().parent.parent / "conftest.py"
-    spec = importlib.util.spec_from_file_location("real_shop", place)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["real_shop"] = module  # its dataclass looks itself up there
-    spec.loader.exec_module(module)
     root = tmp_path_factory.mktemp("shop")
-    return lambda: module.Shop(str(root / "storage"), tiny_folders["llama"], root)
+    return lambda: Shop(str(root / "storage"), tiny_folders["llama"], root)
 
 
 @pytest.fixture(scope="module")
 def address(ray_cluster, shop):
     """The URL of an application with two gateways whose callers need keys."""
-    from ray import serve
-
-    from loraland.serving.app import build
     from loraland.serving.config import BaseSettings, ServingConfig
 
     base = BaseSettings(name="tiny-llama", folder=shop.base_folder, precision="fp32", num_cpus=0.5)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     config = ServingConfig(bases=(base,), storage=shop.uri, access="required", gateways=2)
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(build(config), name="loraland", route_prefix="/")
-    yield f"http://127.0.0.1:{port}"
-    serve.shutdown()
+    with served(config) as url:
+        yield url
 
 
 def client_of(address, made):
@@ -166,9 +151,9 @@ def test_two_gateways_together_let_through_what_one_key_may(address, shop, ray_c
         [json.loads(line) for line in file.read_text().splitlines()]
         for file in audit_files(ray_cluster)
     ]
-    served = [[one for one in some if one["key"] == made.record.id] for some in lines]
-    assert sum(bool(some) for some in served) == 2, "both gateways were asked"
-    passed = [one for some in served for one in some if one["status"] == 200]
+    seen = [[one for one in some if one["key"] == made.record.id] for some in lines]
+    assert sum(bool(some) for some in seen) == 2, "both gateways were asked"
+    passed = [one for some in seen for one in some if one["status"] == 200]
     assert len(passed) >= statuses.count(200)
 
 
