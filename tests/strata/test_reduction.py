@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from sklearn.decomposition import PCA
 
 from loraland.errors import DataRefused
@@ -107,6 +108,16 @@ def test_unseen_examples_lie_on_the_map_where_umap_itself_would_put_their_cluste
     assert np.mean(nearest[0] == nearest[1]) > 0.99
     truth_unseen = UNSEEN.subclasses[UNSEEN.of(1)]  # type: ignore[index]
     assert np.mean(nearest[0] == truth_unseen - truth_unseen.min()) > 0.97
+
+
+def test_fitting_a_map_leaves_torch_its_number_of_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        fit_map(clouds(4, 40).values[:60], 2, 5, 100, seed=0)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_an_example_of_the_fit_keeps_its_own_place() -> None:

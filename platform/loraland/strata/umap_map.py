@@ -11,6 +11,7 @@ import warnings
 
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
 
 from loraland.strata.features import Floats
 
@@ -40,7 +41,8 @@ def fit_map(
         # The spectral start needs more points than a few; a random one always works.
         init="spectral" if len(drawn) > 4 * (components + 1) else "random",
     )
-    with warnings.catch_warnings():
+    # Its compiled loops set OpenMP's threads for all of the process, torch too, and leave it so.
+    with warnings.catch_warnings(), threadpool_limits():
         warnings.simplefilter("ignore")  # on islands of the graph, which are what is looked for
         placed = umap.fit_transform(drawn)
     return np.array(drawn, np.float32), np.asarray(placed, np.float32)
