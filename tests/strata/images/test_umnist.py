@@ -118,8 +118,9 @@ def test_the_files_as_published_hold_the_same(folder: Path, published: Path) -> 
 def test_idx_files_that_are_none_are_refused(published: Path, spoil: Any) -> None:
     path = published / "train-images-idx3-ubyte"
     path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(DataRefused, match="train-images"):
+    with pytest.raises(DataRefused, match="train-images") as refused:
         load_umnist(published)
+    assert str(refused.value).count("train-images") == 1
     packed = published / "train-labels-idx1-ubyte.gz"
     packed.write_bytes(b"no gzip")
     with pytest.raises(DataRefused):

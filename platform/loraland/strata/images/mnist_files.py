@@ -66,6 +66,8 @@ def _npz(path: Path) -> Digits:
             raise DataRefused(f"{path} unpacks to {max(sizes):,} bytes; MNIST is far smaller")
         with np.load(path, allow_pickle=False) as file:
             return Digits(file["images"], file["labels"])
+    except DataRefused:
+        raise
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise DataRefused(f"{path} holds no arrays images and labels: {error}") from None
 
@@ -85,6 +87,8 @@ def _unpacked(path: Path) -> Bytes:
             if zeros or kind != UNSIGNED_BYTE or not 0 < count <= MOST_BYTES:
                 raise DataRefused(f"{path} is no idx file of unsigned bytes, or far too large")
             values = file.read(count + 1)
+    except DataRefused:
+        raise
     except (ValueError, OSError, EOFError) as error:
         raise DataRefused(f"{path} is no idx file: {error}") from None
     if len(values) != count:
