@@ -34,7 +34,7 @@ lint: setup                ## style and types
 check: lint                ## lint, types, fast tests: a few minutes
 	$(BIN)/pytest -q -n 2 --dist loadgroup -m "not slow and not ray and not gpu and not browser and not long"
 
-test: setup                ## every test that this machine can run in a quarter of an hour or so
+test: setup                ## every test that this machine can run in twenty minutes or so
 	$(BIN)/pytest -q -n 2 --dist loadgroup --durations=40 -m "not long"
 
 test-long: setup           ## the others: lost nodes, full disks, soaks

@@ -117,14 +117,18 @@ def test_the_files_as_published_hold_the_same(folder: Path, published: Path) -> 
 )
 def test_idx_files_that_are_none_are_refused(published: Path, spoil: Any) -> None:
     path = published / "train-images-idx3-ubyte"
-    path.write_bytes(spoil(path.read_bytes()))
+    sound = path.read_bytes()
+    path.write_bytes(spoil(sound))
     with pytest.raises(DataRefused, match="train-images") as refused:
         load_umnist(published)
     assert str(refused.value).count("train-images") == 1
+    path.write_bytes(sound)
     packed = published / "train-labels-idx1-ubyte.gz"
-    packed.write_bytes(b"no gzip")
-    with pytest.raises(DataRefused):
-        load_umnist(published)
+    whole = packed.read_bytes()
+    for spoiled in (b"no gzip", whole[:-9], whole[:20] + b"\xff" * 8 + whole[28:]):
+        packed.write_bytes(spoiled)
+        with pytest.raises(DataRefused):
+            load_umnist(published)
 
 
 @pytest.mark.parametrize(

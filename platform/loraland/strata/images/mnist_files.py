@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import math
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -89,7 +90,7 @@ def _unpacked(path: Path) -> Bytes:
             values = file.read(count + 1)
     except DataRefused:
         raise
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise DataRefused(f"{path} is no idx file: {error}") from None
     if len(values) != count:
         raise DataRefused(f"{path} promises {shape}, which its length does not bear out")
